@@ -1,0 +1,146 @@
+"""Parts that networks are built of: initialisation, noise embedding, residual block, attention, resizing."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smoothscore.errors import UserError
+
+
+def group_norm(channels: int, eps: float = 1e-6) -> nn.GroupNorm:
+    """GroupNorm with the most groups, at most 32, that divide the channels with at least 4 channels each.
+
+    Source: arXiv 2011.13456, NCSN++ (min(C // 4, 32) groups, ε = 1e-6).
+    """
+    groups = min(max(channels // 4, 1), 32)
+    while channels % groups:
+        groups -= 1
+    return nn.GroupNorm(groups, channels, eps=eps)
+
+
+def init_fan_avg_(layer: nn.Conv2d | nn.Linear, scale: float = 1.0) -> None:
+    """Fill the weight uniformly with variance scale / ((fan_in + fan_out) / 2) and the bias with zeros.
+
+    A scale of 0 becomes 1e-10: the output starts at zero for every practical purpose, yet each parameter
+    before it receives a gradient from the first step on. Source: arXiv 2011.13456 (DDPM initialisation).
+    """
+    nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(scale or 1e-10))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def conv(
+    channels_in: int, channels_out: int, kernel: int = 3, *, stride: int = 1, scale: float = 1.0
+) -> nn.Conv2d:
+    """Convolution of odd kernel that keeps the size (or divides it by the stride), set by fan average."""
+    layer = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=kernel // 2)
+    init_fan_avg_(layer, scale)
+    return layer
+
+
+def linear(features_in: int, features_out: int, *, scale: float = 1.0) -> nn.Linear:
+    """Linear layer initialised by fan average."""
+    layer = nn.Linear(features_in, features_out)
+    init_fan_avg_(layer, scale)
+    return layer
+
+
+def per_sample(sigma: Tensor | float, x: Tensor) -> Tensor:
+    """Noise levels as a tensor [B] of x's type and device, from a number, a [1] or a [B] tensor.
+
+    Raises:
+        UserError: sigma has another shape.
+    """
+    levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+    if levels.ndim > 1 or (levels.ndim == 1 and len(levels) not in (1, len(x))):
+        raise UserError(
+            f"sigma has shape {tuple(levels.shape)} for a batch of {len(x)} images: "
+            "give one number, or one per image."
+        )
+    return levels.expand(len(x))
+
+
+class NoiseEmbedding(nn.Module):
+    """Embedding of the noise level: sines and cosines of log σ, then a two-layer perceptron.
+
+    e(σ) = silu(W₂ silu(W₁ [sin(ω log σ), cos(ω log σ)])), ω geometric from 1/8 to 16: seven decades of σ lie
+    within one period of the slowest wave, and neighbours in a schedule of 1000 levels still differ in the
+    fastest. σ [B] (in the units of images in [0, 1]) -> [B, features].
+    """
+
+    def __init__(self, features: int, *, waves: int = 16) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", torch.logspace(-3, 4, waves, base=2.0), persistent=False)
+        self.hidden = linear(2 * waves, features)
+        self.out = linear(features, features)
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        """Embed noise levels: σ [B] -> [B, features]."""
+        frequencies: Tensor = self.get_buffer("frequencies")
+        angle = sigma.log()[:, None] * frequencies
+        waves = torch.cat([angle.sin(), angle.cos()], dim=1)
+        return F.silu(self.out(F.silu(self.hidden(waves))))
+
+
+class ResBlock(nn.Module):
+    """Residual block, told σ through an embedding e or not at all.
+
+    h + conv(dropout(silu(norm(conv(silu(norm(h))) + W e)))), with a 1×1 convolution on h where the channels
+    change. `embedding` is the width of e; None builds a blind block, which has no parameter for it.
+    h [B, C_in, H, W], e [B, embedding] or None -> [B, C_out, H, W].
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, *, embedding: int | None = None, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.norm1 = group_norm(channels_in)
+        self.conv1 = conv(channels_in, channels_out)
+        self.embed = None if embedding is None else linear(embedding, channels_out)
+        self.norm2 = group_norm(channels_out)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = conv(channels_out, channels_out, scale=0.0)
+        self.shortcut = nn.Identity() if channels_in == channels_out else conv(channels_in, channels_out, 1)
+
+    def forward(self, h: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """Return the block's output, [B, C_out, H, W]."""
+        inner = self.conv1(F.silu(self.norm1(h)))
+        if self.embed is not None:
+            inner = inner + self.embed(embedding)[:, :, None, None]
+        inner = self.conv2(self.dropout(F.silu(self.norm2(inner))))
+        out: Tensor = self.shortcut(h) + inner
+        return out
+
+
+class Attention(nn.Module):
+    """Self-attention over pixels, one head: h + W softmax(q kᵀ / √C) v. [B, C, H, W] -> [B, C, H, W]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.qkv = conv(channels, 3 * channels, 1)
+        self.out = conv(channels, channels, 1, scale=0.0)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return the block's output, [B, C, H, W]."""
+        batch, channels, height, width = h.shape
+        qkv = self.qkv(self.norm(h)).flatten(2).transpose(1, 2)  # [B, H·W, 3C]
+        query, key, value = qkv[:, None].chunk(3, dim=-1)
+        mixed = F.scaled_dot_product_attention(query, key, value)[:, 0]
+        out: Tensor = h + self.out(mixed.transpose(1, 2).reshape(batch, channels, height, width))
+        return out
+
+
+class Upsample(nn.Module):
+    """Twice the size by repeating pixels, then a convolution. [B, C, H, W] -> [B, C, 2H, 2W]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = conv(channels, channels)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return the larger map, [B, C, 2H, 2W]."""
+        out: Tensor = self.conv(F.interpolate(h, scale_factor=2.0, mode="nearest"))
+        return out
