@@ -1,0 +1,222 @@
+"""Fréchet distance between two sets of features, each taken as a Gaussian.
+
+The measure is a distance over *some* features and is named for them: "Fréchet distance (lite0)". Only with
+the Inception weights of the original is it the FID.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from smoothscore.errors import UserError
+from smoothscore.functional.rows import check_rows
+
+_CHUNK = 8192  # rows brought to float64 at a time
+
+
+def feature_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased covariance, in float64.
+
+    Args:
+        features: [n, F], n ≥ 2.
+
+    Returns:
+        Mean [F] and covariance [F, F] with divisor n − 1, both float64.
+
+    Raises:
+        UserError: fewer than two rows, not [n, F], or a NaN (its row is named).
+    """
+    _check_features(features)
+    mean = features.mean(0, dtype=torch.float64)
+    cov = mean.new_zeros(len(mean), len(mean))
+    for chunk in torch.split(features, _CHUNK):
+        centered = chunk.double() - mean
+        cov.addmm_(centered.T, centered)
+    return mean, cov.div_(len(features) - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class FrechetReference:
+    """One side of a Fréchet distance, factored once and compared with many sets.
+
+    Σ = A Aᵀ with A [F, r]. For n ≤ F rows, A is the centered rows themselves and nothing is decomposed; for
+    more rows it is the Cholesky factor, or the eigenvectors of the non-zero part where Σ is singular.
+
+    Attributes:
+        mean: [F], float64.
+        factor: A, [F, r], float64.
+    """
+
+    mean: Tensor
+    factor: Tensor
+
+    @classmethod
+    def from_features(cls, features: Tensor) -> FrechetReference:
+        """Factor the covariance of ``features`` [n, F].
+
+        Raises:
+            UserError: fewer than two rows, not [n, F], or a NaN (its row is named).
+        """
+        _check_features(features)
+        if len(features) > features.shape[1]:
+            mean, cov = feature_statistics(features)
+            return cls(mean, _factor(cov))
+        mean, centered = _scaled(features)
+        return cls(mean, centered.T)
+
+    @classmethod
+    def from_statistics(cls, mean: Tensor, cov: Tensor) -> FrechetReference:
+        """Factor a covariance [F, F] that is already known, with its mean [F].
+
+        Raises:
+            UserError: shapes that do not belong together, a NaN, or an asymmetric ``cov``.
+        """
+        _check_statistics("mean1", mean, "cov1", cov)
+        return cls(mean.double(), _factor(cov.double()))
+
+    def to(self, device: torch.device | str) -> FrechetReference:
+        """Return the same reference on ``device``."""
+        return FrechetReference(self.mean.to(device), self.factor.to(device))
+
+    def distance(self, features: Tensor) -> Tensor:
+        """Fréchet distance to ``features`` [n, F]: float64 scalar.
+
+        tr (Σ1 Σ2)^½ is the nuclear norm of A1ᵀ A2 for any factors. With X the centered rows over √(n−1) this
+        is Σ_k s_k(X A1), an [n, r] matrix, exact where covariances are singular; where both sides have more
+        rows than features the covariance is smaller than X and eigenvalues are cheaper.
+
+        Raises:
+            UserError: fewer than two rows, not [n, F], or a NaN (its row is named).
+        """
+        _check_features(features)
+        dim, rank = self.factor.shape
+        if features.shape[1] != dim:
+            raise UserError(
+                f"features: {features.shape[1]} per row, but the reference has {dim}; use one extractor."
+            )
+        if len(features) > dim and rank == dim:
+            return self.distance_from_statistics(*feature_statistics(features))
+        mean, centered = _scaled(features)
+        root_trace = torch.linalg.svdvals(centered @ self.factor).sum()
+        return self._combine(mean, centered.square().sum(), root_trace)
+
+    def distance_from_statistics(self, mean: Tensor, cov: Tensor) -> Tensor:
+        """Fréchet distance to a Gaussian (mean [F], cov [F, F]): float64 scalar.
+
+        tr (Σ1 Σ2)^½ = Σ_k √λ_k(A1ᵀ Σ2 A1): a symmetric problem, where Σ1 Σ2 itself has none.
+
+        Raises:
+            UserError: shapes that do not belong together, a NaN, or an asymmetric ``cov``.
+        """
+        _check_statistics("mean2", mean, "cov2", cov)
+        if len(mean) != len(self.mean):
+            raise UserError(
+                f"mean2: {len(mean)} features, but mean1 has {len(self.mean)}; use one extractor."
+            )
+        mean, cov = mean.double(), cov.double()
+        eigenvalues = torch.linalg.eigvalsh(self.factor.T @ cov @ self.factor)
+        _check_positive("cov2", eigenvalues)
+        # Rounding leaves zeros of a singular product slightly negative.
+        return self._combine(mean, cov.trace(), eigenvalues.clamp_min_(0).sqrt_().sum())
+
+    def _combine(self, mean: Tensor, trace: Tensor, root_trace: Tensor) -> Tensor:
+        shift = (self.mean - mean).square().sum()
+        # Equal sets differ by rounding alone, which may fall below zero; a distance does not.
+        return (shift + self.factor.square().sum() + trace - 2 * root_trace).clamp_min(0)
+
+
+def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> Tensor:
+    """Fréchet distance between two Gaussians: ‖m1−m2‖² + tr Σ1 + tr Σ2 − 2 tr (Σ1 Σ2)^½.
+
+    Args:
+        mean1: [F].
+        cov1: [F, F], symmetric, may be singular.
+        mean2: [F].
+        cov2: [F, F], symmetric, may be singular.
+
+    Returns:
+        float64 scalar, ≥ 0.
+
+    Raises:
+        UserError: shapes that do not belong together, a NaN, or an asymmetric covariance.
+
+    Source: Dowson and Landau 1982; Heusel et al. 2017 (arXiv 1706.08500), Sec. 3.
+    """
+    return FrechetReference.from_statistics(mean1, cov1).distance_from_statistics(mean2, cov2)
+
+
+def frechet_from_features(features1: Tensor, features2: Tensor) -> Tensor:
+    """Fréchet distance between two sets of features, by the cheaper of two exact forms.
+
+    With fewer rows than features on one side, no covariance is built: tr (Σ1 Σ2)^½ = ‖X1 X2ᵀ‖_*, the nuclear
+    norm, for centered rows over √(n−1). The distance of so few rows is biased upwards; compare only equal n.
+
+    Args:
+        features1: [n1, F].
+        features2: [n2, F].
+
+    Returns:
+        float64 scalar, ≥ 0; equal to :func:`frechet_distance` of the two :func:`feature_statistics`.
+
+    Raises:
+        UserError: fewer than two rows, not [n, F], different F, or a NaN (its row is named).
+    """
+    return FrechetReference.from_features(features1).distance(features2)
+
+
+def _scaled(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [F] and rows X [n, F] with Σ = Xᵀ X."""
+    mean = features.mean(0, dtype=torch.float64)
+    return mean, (features.double() - mean) / (len(features) - 1) ** 0.5
+
+
+def _factor(cov: Tensor) -> Tensor:
+    """A [F, r] with Σ = A Aᵀ."""
+    lower: Tensor
+    lower, info = torch.linalg.cholesky_ex(cov)
+    if int(info) == 0:
+        return lower
+    eigenvalues, vectors = torch.linalg.eigh(cov)
+    largest = eigenvalues[-1].clamp_min(0)
+    # What lies below is rounding of zero: each such value λ would add √λ, far above rounding, to the trace.
+    kept = eigenvalues > len(cov) * torch.finfo(cov.dtype).eps * largest
+    _check_positive("cov1", eigenvalues)
+    factor: Tensor = vectors[:, kept] * eigenvalues[kept].sqrt()
+    return factor
+
+
+def _check_features(features: Tensor) -> None:
+    if features.ndim != 2 or not features.is_floating_point():
+        raise UserError(
+            f"features: {features.dtype} of shape {list(features.shape)}; give floating point features, "
+            "one row per image, [n, F]."
+        )
+    check_rows("features", features, at_least=2)
+
+
+def _check_statistics(mean_name: str, mean: Tensor, cov_name: str, cov: Tensor) -> None:
+    if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
+        raise UserError(
+            f"{mean_name} has shape {list(mean.shape)} and {cov_name} {list(cov.shape)}; give [F] and [F, F]."
+        )
+    for name, value in ((mean_name, mean), (cov_name, cov)):
+        if not bool(value.isfinite().all()):
+            raise UserError(
+                f"{name}: holds a NaN or an infinite value; look for it in the features, row by row."
+            )
+    # Only one triangle is read below, so an asymmetric matrix would give a figure that means nothing.
+    if float((cov - cov.T).abs().max()) > 1e-4 * float(cov.abs().max()):
+        raise UserError(
+            f"{cov_name}: not symmetric, so not a covariance; give feature_statistics(features)[1]."
+        )
+
+
+def _check_positive(name: str, eigenvalues: Tensor) -> None:
+    if len(eigenvalues) and float(eigenvalues[0]) < -1e-4 * float(eigenvalues.abs().max()):
+        raise UserError(
+            f"{name}: an eigenvalue is {float(eigenvalues[0]):.3g} beside {float(eigenvalues[-1]):.3g}, "
+            "but a covariance has none below zero. Give feature_statistics(features)[1]."
+        )

@@ -1,0 +1,186 @@
+"""Memorization against float64 brute force on real images, with planted copies, duplicates and ties."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from smoothscore.errors import UserError
+from smoothscore.functional import fraction_interval, memorization_ratio, memorization_report
+from smoothscore.functional.rows import unique_rows
+
+
+def brute_force(samples: Tensor, train: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Ratio, distance and row of the nearest, in float64, from sorted direct differences."""
+    rows = [part.double().flatten(1) / (255 if part.dtype == torch.uint8 else 1) for part in (samples, train)]
+    distance = torch.stack([(rows[1] - x).square().sum(1).sqrt() for x in rows[0]])
+    two, index = distance.sort(dim=1, stable=True)
+    ratio = torch.where(two[:, 1] == 0, 1.0, two[:, 0] / two[:, 1])
+    return ratio, two[:, 0], index[:, 0]
+
+
+@pytest.fixture(scope="module")
+def split(emoji: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct images, 1,000 to train on and 400 held out."""
+    distinct = emoji[unique_rows(emoji)]
+    order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(0))
+    return distinct[order[:1000]], distinct[order[1000:1400]]
+
+
+def noisy(images: Tensor, sigma: float, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return images.float() / 255 + sigma * torch.randn(images.shape, generator=generator)
+
+
+def test_unique_rows_of_the_embedded_images(emoji):
+    rows = unique_rows(emoji)
+    assert len(rows) == 1407
+    seen = {}
+    for row, image in enumerate(emoji):
+        seen.setdefault(image.numpy().tobytes(), row)
+    assert rows.tolist() == sorted(seen.values())
+    assert torch.equal(unique_rows(emoji.float()), rows)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 1e-4, 0.05, 0.5, 20.0])
+def test_ratio_equals_float64(split, sigma):
+    train, held_out = split
+    samples = noisy(torch.cat([train[:40], held_out[:40]]), sigma)
+    expected, _, _ = brute_force(samples, train.float() / 255)
+    ratio = memorization_ratio(samples, train)
+    assert ratio.dtype == torch.float32
+    torch.testing.assert_close(ratio.double(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_uint8_and_features(split):
+    train, held_out = split
+    torch.testing.assert_close(
+        memorization_ratio(held_out, train).double(), brute_force(held_out, train)[0], rtol=1e-6, atol=0
+    )
+    mixed = memorization_ratio(held_out.float() / 255, train)
+    torch.testing.assert_close(mixed, memorization_ratio(held_out, train), rtol=1e-6, atol=0)
+    weight = torch.randn(3072, 32, generator=torch.Generator().manual_seed(1)) / 3072**0.5
+    features = [(part.float() / 255).flatten(1) @ weight for part in (held_out, train)]
+    expected, distance, nearest = brute_force(*features)
+    report = memorization_report(*features)
+    torch.testing.assert_close(report.ratio.double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(report.distance.double(), distance, rtol=1e-6, atol=0)
+    assert torch.equal(report.nearest, nearest)
+
+
+def test_a_far_offset_does_not_blur_the_ratio(split):
+    """Distances from a matrix product would lose every digit here."""
+    train, held_out = (part.double() / 255 for part in split)
+    samples = train[:20] + 1e-3 * (held_out[:20] - train[:20])
+    expected, _, _ = brute_force(samples + 1000, train + 1000)
+    torch.testing.assert_close(
+        memorization_ratio(samples + 1000, train + 1000).double(), expected, rtol=1e-6, atol=0
+    )
+
+
+def test_exact_ties_and_exact_thresholds():
+    train = torch.tensor([[0.0, 0.0], [5.0, 0.0], [100.0, 0.0]])
+    samples = torch.tensor([[2.0, 0.0], [2.5, 0.0], [0.0, 0.0], [1.25, 0.0]])
+    ratio = memorization_ratio(samples, train)
+    assert ratio.tolist() == pytest.approx([2 / 3, 1.0, 0.0, 1 / 3], rel=1e-7)
+    report = memorization_report(samples, train)
+    assert report.count == 2  # 2/3 itself is not below 2/3
+    assert report.counts == (1, 2, 2)
+    assert report.nearest.tolist()[1] == 0  # a tie goes to the lower row
+    assert report.count == int((ratio < 2 / 3).sum())
+
+
+def test_copied_duplicates_are_hidden_from_the_ratio_and_caught_by_the_report(emoji):
+    group = {}
+    for row, image in enumerate(emoji):
+        group.setdefault(image.numpy().tobytes(), []).append(row)
+    first = [rows[0] for rows in group.values() if len(rows) > 1]
+    copies = emoji[first]
+    assert bool((memorization_ratio(copies, emoji) == 1).all())
+    report = memorization_report(copies, emoji)
+    assert report.duplicates == 5
+    assert report.count == len(first)
+    assert report.nearest.tolist() == first
+    assert report.minimum == 0
+    # A jittered copy of a duplicate too: its two nearest are the two equal rows.
+    jittered = memorization_report(noisy(copies, 0.01), emoji)
+    assert jittered.count == len(first)
+    assert bool((memorization_ratio(noisy(copies, 0.01), emoji) > 0.999).all())
+
+
+def test_copycat_scores_all_and_held_out_images_the_null(split):
+    train, held_out = split
+    report = memorization_report(noisy(train[:200], 0.01), train, control=held_out)
+    assert report.count == 200
+    assert report.fraction == 1
+    assert report.interval == (1.0, 1.0)
+    assert report.nearest.tolist() == list(range(200))
+    assert report.control_count is not None
+    assert report.control_count < 0.1 * len(held_out)
+    expected, distance, nearest = brute_force(held_out, train)
+    assert report.control_count == int((expected < 2 / 3).sum())
+    assert report.control.mean == pytest.approx(float(expected.mean()), rel=1e-6)
+    assert report.control.minimum == pytest.approx(float(expected.min()), rel=1e-6)
+    torch.testing.assert_close(report.control.distance.double(), distance, rtol=1e-6, atol=0)
+    assert torch.equal(report.control.nearest, nearest)
+    assert memorization_report(held_out, train).control_count is None
+
+
+@pytest.mark.parametrize("planted", [20, 100, 300])
+def test_interval_covers_a_planted_fraction(split, planted):
+    train, held_out = split
+    clean = held_out[memorization_ratio(held_out, train) >= 2 / 3]
+    samples = torch.cat([noisy(train[:planted], 0.01), clean[: 380 - planted].float() / 255])
+    report = memorization_report(samples, train, seed=1)
+    assert report.count == planted
+    assert report.fraction == pytest.approx(planted / len(samples))
+    low, high = report.interval
+    assert low < planted / len(samples) < high
+    assert report.interval == memorization_report(samples, train, seed=1).interval
+    assert report.interval != memorization_report(samples, train, seed=2).interval
+
+
+def test_interval_equals_the_plain_bootstrap():
+    """Resampling 200 yes-or-no values, written out."""
+    flags = torch.zeros(200)
+    flags[:30] = 1
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(200, (20_000, 200), generator=generator)
+    plain = flags[drawn].mean(1).quantile(torch.tensor([0.025, 0.975]))
+    low, high = fraction_interval(30, 200, bootstrap=20_000)
+    assert low == pytest.approx(float(plain[0]), abs=0.0051)  # one sample of 200
+    assert high == pytest.approx(float(plain[1]), abs=0.0051)
+    narrow = fraction_interval(30, 200, bootstrap=20_000, confidence=0.5)
+    assert low < narrow[0] < 0.15 < narrow[1] < high
+
+
+def test_interval_has_its_coverage():
+    """Nominal 95 % over fresh draws of a true fraction of 0.2."""
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.binomial(torch.full((400,), 300.0), torch.full((400,), 0.2), generator=generator)
+    covered = sum(
+        low <= 0.2 <= high
+        for low, high in (fraction_interval(int(count), 300, seed=i) for i, count in enumerate(counts))
+    )
+    assert 0.91 < covered / 400 < 0.98
+
+
+def test_errors_name_the_culprit(split):
+    train, held_out = split
+    bad = held_out.float()
+    bad[3, 0, 0, 0] = torch.nan
+    wrong = train.float()
+    wrong[11] = torch.inf
+    for match, call in {
+        "samples: row 3": lambda: memorization_ratio(bad, train),
+        "train: row 11": lambda: memorization_ratio(held_out, wrong),
+        "samples: 0 row": lambda: memorization_report(held_out[:0], train),
+        "train: 1 row": lambda: memorization_ratio(held_out, train[:1]),
+        "train: all 4 images are equal": lambda: memorization_report(held_out, train[[5, 5, 5, 5]]),
+        "samples has rows of shape": lambda: memorization_ratio(held_out[:, :, ::2, ::2], train),
+        "control: row 3": lambda: memorization_report(held_out, train, control=bad),
+        "dtype torch.int64": lambda: memorization_ratio(held_out.long(), train),
+        "threshold: 2": lambda: memorization_report(held_out, train, threshold=2),
+        "bootstrap: 0": lambda: memorization_report(held_out, train, bootstrap=0),
+    }.items():
+        with pytest.raises(UserError, match=match):
+            call()
