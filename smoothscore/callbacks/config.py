@@ -1,0 +1,73 @@
+"""What a run is: its configuration, in its folder, in its logger and in its checkpoints."""
+
+import time
+from collections import deque
+from statistics import median
+from typing import Any
+
+import yaml
+from lightning import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
+
+from smoothscore import __version__
+from smoothscore.callbacks.logger import run_folder
+from smoothscore.data.samples import write_atomically
+
+
+class RunRecord(SaveConfigCallback):
+    """Keep the configuration of a run, and log the time of a step.
+
+    `config.yaml` in the run folder is what `fit` was called with; where a resumed run's configuration differs, the
+    earlier file is kept as `config.1.yaml` and so on. `validate`, `test` and `predict` write `config-validate.yaml`
+    and so on. Other loggers get the configuration as hyper-parameters, and every checkpoint carries model and data as
+    plain text, so that it can be opened alone. `train/step_ms` is the median of the last 100 steps.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the configuration before anything else is written."""
+        if not trainer.fast_dev_run:
+            folder = run_folder(trainer)
+            if trainer.is_global_zero and not self.already_saved:
+                name = "config.yaml" if stage == "fit" else f"config-{stage}.yaml"
+                text = self.text
+                path = folder / name
+                if path.is_file() and path.read_text() != text:
+                    number = 1 + sum(1 for _ in folder.glob(f"{path.stem}.*.yaml"))
+                    path.rename(folder / f"{path.stem}.{number}.yaml")
+                write_atomically(path, text.encode())
+                self.save_config(trainer, pl_module, stage)
+                self.already_saved = True
+        self._start: float | None = None
+        self._steps: deque[float] = deque(maxlen=100)
+
+    @property
+    def text(self) -> str:
+        """The whole configuration as YAML."""
+        return str(self.parser.dump(self.config, skip_none=False))
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the configuration to the loggers that keep hyper-parameters themselves."""
+        for logger in trainer.loggers:
+            if not isinstance(logger, CSVLogger):
+                logger.log_hyperparams(yaml.safe_load(self.text))
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add version, model and data to the checkpoint, as plain text."""
+        config = yaml.safe_load(self.text)
+        parts = {name: config[name] for name in ("model", "data", "trainer") if name in config}
+        checkpoint["smoothscore"] = {"version": __version__, "config": yaml.safe_dump(parts)}
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Time from one step's start to the next, so that loading counts and no device is waited for."""
+        now = time.perf_counter()
+        if self._start is not None:
+            self._steps.append(1000 * (now - self._start))
+            pl_module.log("train/step_ms", median(self._steps))
+        self._start = now
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validation is no part of a step."""
+        self._start = None

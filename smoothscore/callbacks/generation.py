@@ -1,0 +1,161 @@
+"""Draw samples once per validation, look at them once, and feed every measure."""
+
+import time
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from smoothscore.callbacks.logger import log_image, run_folder
+from smoothscore.data import ImageDataModule, equal_reference_rows
+from smoothscore.data.grid import image_grid, save_png
+from smoothscore.data.samples import SampleSet
+from smoothscore.errors import UserError
+from smoothscore.metrics import GeneratedImages
+from smoothscore.modules import ScoreModule
+from smoothscore.neighbors import Pixels, extract_features
+from smoothscore.samplers import Sampler
+
+
+class Generation(Callback):
+    """At the end of each validation, test or predict, draw images from the model and measure them.
+
+    Image i is drawn from seed `seed` + i, so the images do not depend on the number of processes. They are kept in
+    the run folder (`samples.npz`), and a picture shows the first of them above their nearest training images.
+    Logged: memorization/… (share below d1/d2 < 2/3 with its 95 % interval, share below 1/3, mean and smallest ratio,
+    the same share of held-out images) and frechet/train_…, frechet/test_… (named for the extractor, both against
+    equally many reference images per class).
+
+    Args:
+        sampler: how images are drawn; without noise levels of its own it walks those of the module.
+        num_samples: images drawn.
+        batch_size: images drawn at a time on each process.
+        extractor: features of the Fréchet distances; None compares pixels.
+        seed: of the first image.
+        grid: images in the picture.
+        every_n_validations: draw in every n-th validation only; the last one of a training always draws.
+
+    Raises:
+        UserError: fewer than two samples.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        *,
+        num_samples: int = 256,
+        batch_size: int = 128,
+        extractor: nn.Module | None = None,
+        seed: int = 0,
+        grid: int = 16,
+        every_n_validations: int = 1,
+    ) -> None:
+        if num_samples < 2:
+            raise UserError(f"Generation: num_samples is {num_samples}, but the measures need at least 2; 256 is small.")
+        self.sampler = sampler
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.extractor = extractor if extractor is not None else Pixels()
+        self.seed = seed
+        self.grid = grid
+        self.every_n_validations = every_n_validations
+        self._validations = 0
+        self._measures: GeneratedImages | None = None
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw, measure, log."""
+        if trainer.sanity_checking:
+            return
+        self._validations += 1
+        last = trainer.global_step >= trainer.max_steps > 0
+        if last or self._validations % self.every_n_validations == 0:
+            self._draw_and_measure(trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw, measure, log."""
+        self._draw_and_measure(trainer, pl_module)
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw and keep the images; no measure."""
+        module = _checked(pl_module)
+        samples = self.draw(trainer, module)
+        if trainer.is_global_zero:
+            self._keep(trainer, module.data, samples)
+
+    def draw(self, trainer: Trainer, module: ScoreModule) -> SampleSet:
+        """All images, on every process, in the order of their seeds."""
+        seeds = torch.arange(self.seed, self.seed + self.num_samples)
+        own = seeds[trainer.global_rank :: trainer.world_size]
+        sampler = self.sampler.bind(module.levels)
+        start, parts = time.perf_counter(), []
+        batches = own.split(self.batch_size)
+        with torch.no_grad():
+            for batch in tqdm(
+                batches, desc="drawing samples", unit="batch", leave=False, disable=not trainer.is_global_zero
+            ):
+                shape = (len(batch), *module.image_shape)
+                parts.append(
+                    sampler.sample(
+                        module.score, shape, batch.tolist(), device=module.device, progress=trainer.is_global_zero
+                    )
+                )
+        images = _gather_rows(trainer, torch.cat(parts).float(), self.num_samples)
+        return SampleSet(images.cpu(), seeds, trainer.global_step, sampler.nfe, time.perf_counter() - start)
+
+    def _draw_and_measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module = _checked(pl_module)
+        samples = self.draw(trainer, module)
+        measures = self._prepare(module)
+        measures.update(samples.images[trainer.global_rank :: trainer.world_size].to(module.device))
+        figures = {name: value.float() for name, value in measures.compute().items()}
+        measures.reset()
+        figures["generation/nfe"] = torch.tensor(float(samples.nfe))
+        figures["generation/seconds"] = torch.tensor(samples.seconds)
+        pl_module.log_dict(figures)
+        if trainer.is_global_zero:
+            self._keep(trainer, module.data, samples)
+
+    def _prepare(self, module: ScoreModule) -> GeneratedImages:
+        """The references, looked at once per run."""
+        if self._measures is None:
+            data, device = module.data, module.device
+            rows = equal_reference_rows(data.train.labels, data.test.labels)
+            self._measures = GeneratedImages(
+                data.train.pixels.to(device),
+                data.test.pixels.to(device),
+                featurize=self._featurize,
+                name=getattr(self.extractor, "name", type(self.extractor).__name__),
+                reference_train=rows[0],
+                reference_test=rows[1],
+            ).to(device)
+        return self._measures
+
+    def _featurize(self, images: Tensor) -> Tensor:
+        return extract_features(images, self.extractor, device=images.device, progress=False)
+
+    def _keep(self, trainer: Trainer, data: ImageDataModule, samples: SampleSet) -> None:
+        folder = run_folder(trainer)
+        samples.save(folder / "samples.npz")
+        picture = image_grid(samples.images[: self.grid], data.train.pixels)
+        save_png(picture, folder / "grids" / f"step-{samples.step:08d}.png")
+        log_image(trainer, "generation/grid", picture)
+
+
+def _checked(pl_module: LightningModule) -> ScoreModule:
+    if not isinstance(pl_module, ScoreModule):
+        raise UserError(
+            f"Generation draws from a ScoreModule, but the model is {type(pl_module).__name__}: derive it from "
+            "smoothscore.modules.ScoreModule."
+        )
+    return pl_module
+
+
+def _gather_rows(trainer: Trainer, own: Tensor, total: int) -> Tensor:
+    """Rows [rank::world_size] of every process, back in one order; processes may hold one row more or less."""
+    world_size = trainer.world_size
+    if world_size == 1:
+        return own
+    padded = torch.cat([own, own.new_zeros(-(-total // world_size) - len(own), *own.shape[1:])])
+    gathered = trainer.strategy.all_gather(padded)  # [world_size, rows, *S]
+    return gathered.transpose(0, 1).flatten(0, 1)[:total]

@@ -1,0 +1,59 @@
+"""`smoothscore fit | validate | test | predict`: LightningCLI over our modules and data modules."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jsonargparse import lazy_instance  # noqa: F401
+from lightning.pytorch.cli import LightningCLI
+
+import smoothscore.callbacks
+import smoothscore.data
+import smoothscore.modules
+import smoothscore.networks
+import smoothscore.neighbors
+import smoothscore.samplers  # noqa: F401  # all of them imported, so that class_path takes short names
+from smoothscore.callbacks import RunRecord
+from smoothscore.data import ImageDataModule
+from smoothscore.errors import UserError
+from smoothscore.modules import ScoreModule
+
+
+class TrainingCLI(LightningCLI):
+    """LightningCLI that checks a checkpoint before any long work starts."""
+
+    def before_instantiate_classes(self) -> None:
+        """Look at the checkpoint's file."""
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        if path and str(path) not in ("best", "last", "hpc"):
+            check_checkpoint(Path(path))
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raise `UserError` unless the file is a whole checkpoint that loads without running code."""
+    if not path.is_file():
+        raise UserError(f"The checkpoint {path} does not exist: give --ckpt_path the file of a run, or leave it out.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises many kinds for damaged archives
+        raise UserError(
+            f"The checkpoint {path} cannot be read ({str(error).splitlines()[0]}): it is damaged, or no checkpoint."
+        ) from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise UserError(f"The checkpoint {path} holds no state_dict: it was not written by smoothscore.")
+
+
+def run(name: str, args: Sequence[str]) -> None:
+    """Parse and run one of the trainer's commands."""
+    TrainingCLI(
+        ScoreModule,
+        ImageDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=RunRecord,
+        seed_everything_default=42,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        args=[name, *args],
+        parser_kwargs={"description": "Train and evaluate score models with smoothed targets."},
+    )

@@ -1,0 +1,152 @@
+"""The data module every data set shares: packed images, a split, batches, and the neighbor table attached."""
+
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+from lightning import LightningDataModule
+from torch import nn
+
+from smoothscore.data.images import Batch, ImageSet, Split
+from smoothscore.data.rows import FixedLoader, RowStream, TrainLoader
+from smoothscore.errors import UserError
+from smoothscore.neighbors import NeighborStore, NeighborTable, build_neighbors
+
+
+def default_cache_dir() -> Path:
+    """Where neighbor tables are kept: $SMOOTHSCORE_CACHE, else the user's cache directory."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("SMOOTHSCORE_CACHE") or Path(base) / "smoothscore").expanduser()
+
+
+class ImageDataModule(LightningDataModule, ABC):
+    """Images with stable rows, split into train and test, with the training images' neighbor table.
+
+    A data set is a subclass that reads its images: `read() -> Split`. Everything is read, checked and, where `k` is
+    given, the neighbor table found (or taken from the cache) in `setup`, before training starts.
+
+    Args:
+        root: folder or file of the data set; a data set that is embedded needs none.
+        image_size: side of the square images in pixels.
+        batch_size: images per step and process.
+        num_workers: worker processes that fetch batches; 0 is right for data in memory.
+        k: neighbors per training image, itself included; None attaches no table.
+        extractor: module from images to the features in which neighbors are found; None compares pixels.
+        class_restricted: neighbors of the same label only.
+        radius: keep of the k neighbors those within radius × (distance to the nearest other training image).
+        flip: mirror each training image with probability 1/2, together with its neighbors.
+        epoch_steps: steps per epoch; None makes an epoch one pass over the training images.
+        seed: order of the training images.
+        cache_dir: where neighbor tables are kept; None is $SMOOTHSCORE_CACHE or the user's cache directory.
+
+    Raises:
+        UserError: in `setup`, where the data cannot serve: no images, a batch larger than the training set, k ≥ M.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        image_size: int = 32,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        k: int | None = None,
+        extractor: nn.Module | None = None,
+        class_restricted: bool = False,
+        radius: float | None = None,
+        flip: bool = False,
+        epoch_steps: int | None = None,
+        seed: int = 42,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.root = root
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.k = k
+        self.extractor = extractor
+        self.class_restricted = class_restricted
+        self.radius = radius
+        self.flip = flip
+        self.epoch_steps = epoch_steps
+        self.seed = seed
+        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+        self.table: NeighborTable | None = None
+        self.neighbors: NeighborStore | None = None
+        self._split: Split | None = None
+
+    @abstractmethod
+    def read(self) -> Split:
+        """Read all images and split them; the rows of both sets must not depend on the process or the run."""
+
+    @property
+    def train(self) -> ImageSet:
+        """The training images; row i is row i of the neighbor table."""
+        return self._read_once().train
+
+    @property
+    def test(self) -> ImageSet:
+        """Held-out images."""
+        return self._read_once().test
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        return tuple(self.train.pixels.shape[1:])
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the images, check them against the options, and attach the neighbor table."""
+        num_train = len(self.train.pixels)
+        if self.batch_size > num_train:
+            raise UserError(
+                f"batch_size is {self.batch_size}, but {type(self).__name__} has only {num_train} training images: "
+                f"set data.init_args.batch_size to {num_train} or less."
+            )
+        if self.k is not None and self.table is None:
+            self.table = build_neighbors(
+                self.train.pixels,
+                self.k,
+                extractor=self.extractor,
+                labels=self.train.labels if self.class_restricted else None,
+                cache_dir=self.cache_dir,
+            )
+            self.neighbors = NeighborStore(self.table, self.train.pixels, radius=self.radius)
+
+    def train_dataloader(self) -> TrainLoader:
+        """Batches of shuffled training images; every batch is a function of (seed, step, rank)."""
+        rank, world_size = self._processes()
+        num_rows = len(self.train.pixels)
+        stream = RowStream(num_rows, self.batch_size, seed=self.seed, rank=rank, world_size=world_size)
+        one_pass = -(-num_rows // (self.batch_size * world_size))
+        return TrainLoader(
+            self.train, stream, epoch_steps=self.epoch_steps or one_pass, num_workers=self.num_workers
+        )
+
+    def val_dataloader(self) -> FixedLoader:
+        """Held-out images in order, each row on one process."""
+        rank, world_size = self._processes()
+        return FixedLoader(self.test, self.batch_size, rank=rank, world_size=world_size)
+
+    def test_dataloader(self) -> FixedLoader:
+        """The same held-out images as in validation."""
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> list[Batch]:
+        """No images: `predict` draws samples, through the Generation callback."""
+        return [Batch(*(rows[:0] for rows in (self.train.pixels, self.train.labels, self.train.labels)))]
+
+    def _processes(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _read_once(self) -> Split:
+        if self._split is None:
+            split = self.read()
+            for name, images in (("training", split.train), ("test", split.test)):
+                if len(images.pixels) < 2:
+                    raise UserError(
+                        f"{type(self).__name__} has {len(images.pixels)} {name} images, but at least 2 are needed: "
+                        "check the data's root, its subset options and the size of the split."
+                    )
+            self._split = split
+        return self._split
