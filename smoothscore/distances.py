@@ -15,12 +15,8 @@ from torch import Tensor
 
 from smoothscore.errors import UserError
 
-_PRODUCT_BLOCK = (
-    512  # terms summed inside one product: the error bound grows with it, and BLAS is as fast as whole
-)
-_MEAN_ROWS = (
-    1024  # rows that the centring is estimated from: any fixed point is right, a central one is tighter
-)
+_PRODUCT_BLOCK = 128  # terms summed inside one product: the error bound grows with it, and BLAS loses 5 % of its pace
+_MEAN_ROWS = 1024  # rows that the centring is estimated from: any fixed point is right, a central one is tighter
 _SPARE = 8  # candidates settled beyond k, so that the bound nearly always closes at the first try
 _LARGEST_NORM = 1e15  # squares stay far from float32's overflow
 
@@ -39,6 +35,10 @@ class Query(NamedTuple):
     centred: Tensor  # [B, d] the point minus the centers' middle, in the precision of the screening
     offset: Tensor  # [B] float64, ‖centred‖², which the screened values leave out
     slack: Tensor  # [B] float64, bound on |offset + screened − ‖x − μ‖²|, the same for all centers
+
+    def take(self, rows: Tensor) -> "Query":
+        """The query of some of the points, rows int64 [b]."""
+        return Query(*(part[rows] for part in self))
 
 
 def decode(images: Tensor) -> Tensor:
@@ -101,9 +101,7 @@ class Centers:
         if not bool(self.middle.isfinite().all()):  # a bad row would hide the others' norms
             self.middle = torch.zeros_like(self.middle)
         # of the centred rows; float64 since it is added to a product that nearly cancels it
-        self.norm_sq = torch.cat(
-            [self._norm_sq(rows) for _, rows in self._chunks(self.data.device, torch.float32)]
-        )
+        self.norm_sq = torch.cat([self._norm_sq(rows) for _, rows in self._chunks(self.data.device, torch.float32)])
         _check_rows(self.norm_sq.sqrt(), "data")
         self._radius = float(self.norm_sq.max()) ** 0.5
         self._size = self._radius + 2 * float(self.middle.double().norm())  # bounds ‖μ‖ + ‖middle‖
@@ -123,10 +121,14 @@ class Centers:
                 f"x has shape {list(x.shape)}, but the data's images have shape {list(self.shape)}: "
                 f"give x as [B, {', '.join(map(str, self.shape))}]."
             )
-        point = decode(x.detach()).flatten(1).to(torch.float64)
+        query = self.ready(decode(x.detach()).flatten(1).to(torch.float64), dtype)
+        _check_rows(query.offset.sqrt(), "x")
+        return query
+
+    def ready(self, point: Tensor, dtype: torch.dtype) -> Query:
+        """Make points [B, d] that are already decoded and checked ready for `screen` in another precision."""
         centred = point - self.middle.to(point.device)
         norm = torch.linalg.vector_norm(centred, dim=1)
-        _check_rows(norm, "x")
         return Query(point, centred.to(dtype), norm.square(), self._slack(norm, dtype))
 
     def _slack(self, norm: Tensor, dtype: torch.dtype) -> Tensor:
@@ -137,24 +139,27 @@ class Centers:
         # which for float64 data are relative to the number before centring
         product = 2 * norm * ((block + blocks + 4) * self._radius + 4 * self._size)
         start = (blocks + 4) * self._radius**2 + 4 * self._radius * self._size
-        norms = (
-            2.0**-53 * (self.dim + 8) * (norm + self._radius) ** 2
-        )  # of the offset and of norm_sq, in float64
+        norms = 2.0**-53 * (self.dim + 8) * (norm + self._radius) ** 2  # of the offset and of norm_sq, in float64
         slack: Tensor = 1.01 * (unit * (product + start) + norms)
         return slack
 
-    def screen(self, query: Query) -> Tensor:
+    def screen(self, query: Query, columns: Tensor | None = None) -> Tensor:
         """Approximate squared distances less the query's offset: ‖x − μ_j‖² = offset + value ± slack.
 
+        Args:
+            query: the points, of `query` or `ready`.
+            columns: which centers, int64 [U]; None is all M.
+
         Returns:
-            value [B, M] in the query's precision, on the query's device.
+            value [B, U] in the query's precision, on the query's device.
         """
         device, dtype = query.point.device, query.centred.dtype
         block, _ = self._blocks()
-        value = torch.empty(len(query.centred), self.count, dtype=dtype, device=device)
-        for start, rows in self._chunks(device, dtype):
+        known = self.norm_sq if columns is None else self.norm_sq[columns.to(self.norm_sq.device)]
+        value = torch.empty(len(query.centred), len(known), dtype=dtype, device=device)
+        for start, rows in self._chunks(device, dtype, columns):
             stop = start + len(rows)
-            norm_sq = self.norm_sq[start:stop].to(device) if dtype == torch.float32 else self._norm_sq(rows)
+            norm_sq = known[start:stop].to(device) if dtype == torch.float32 else self._norm_sq(rows)
             part = norm_sq.to(dtype).repeat(len(value), 1)
             with full_precision(device):
                 for first in range(0, self.dim, block):
@@ -162,6 +167,15 @@ class Centers:
                     part.addmm_(query.centred[:, span], rows[:, span].T, alpha=-2)
             value[:, start:stop] = part
         return value
+
+    def weighted_sum(self, weights: Tensor, columns: Tensor | None = None) -> Tensor:
+        """Sum the centred centers, Σ_j w_j (μ_j − middle), for weights [B, U] in their precision: float64 [B, d]."""
+        device = weights.device
+        total = torch.zeros(len(weights), self.dim, dtype=torch.float64, device=device)
+        for start, rows in self._chunks(device, weights.dtype, columns):
+            with full_precision(device):
+                total += weights[:, start : start + len(rows)] @ rows
+        return total
 
     def differences(self, query: Query, row: Tensor, column: Tensor) -> Tensor:
         """Subtract directly: μ_column − x_row for every pair, float64 [P, d]."""
@@ -183,9 +197,7 @@ class Centers:
     def nearest(self, x: Tensor, k: int = 1) -> Nearest:
         """The k nearest centers of every x [B, *S]; see `smoothscore.distances.nearest`."""
         if not 1 <= k <= self.count:
-            raise UserError(
-                f"k = {k} neighbours were asked for among {self.count} images: take 1 ≤ k ≤ {self.count}."
-            )
+            raise UserError(f"k = {k} neighbours were asked for among {self.count} images: take 1 ≤ k ≤ {self.count}.")
         found = [self._nearest(self.query(part), k) for part in torch.split(x, self.query_rows(16))]
         distance_sq = torch.cat([part for part, _ in found])
         return Nearest(distance_sq.sqrt().to(torch.float32), torch.cat([part for _, part in found]))
@@ -213,9 +225,7 @@ class Centers:
         """Settle all that may be among the k nearest: contenders bool [b, M], at least k in every row."""
         row, column = contenders.nonzero(as_tuple=True)
         distance_sq = self.distance_sq(query, rows[row], column)
-        order = distance_sq.argsort(
-            stable=True
-        )  # pairs come by row, then column: two stable sorts keep the lower
+        order = distance_sq.argsort(stable=True)  # pairs come by row, then column: two stable sorts keep the lower
         order = order[row[order].argsort(stable=True)]
         count = contenders.sum(1)
         first = (count.cumsum(0) - count)[:, None] + torch.arange(k, device=row.device)
@@ -227,14 +237,18 @@ class Centers:
         block = max(_PRODUCT_BLOCK, int(self.dim**0.5))
         return block, -(-self.dim // block)
 
-    def _chunks(self, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
+    def _chunks(
+        self, device: torch.device, dtype: torch.dtype, columns: Tensor | None = None
+    ) -> Iterator[tuple[int, Tensor]]:
         """Centred rows in `dtype`, a chunk at a time, in one buffer that stays in the processor's cache."""
-        most = 2**20 if device.type == "cpu" else 2**25
+        count = self.count if columns is None else len(columns)
+        most = 2**21 if device.type == "cpu" else 2**25
         step = max(1, min(most, self.memory_budget // 16) // self.dim)
-        buffer = torch.empty(min(step, self.count), self.dim, dtype=dtype, device=device)
+        buffer = torch.empty(min(step, count), self.dim, dtype=dtype, device=device)
         middle = self.middle.to(device)
-        for start in range(0, self.count, step):
-            rows = self.data[start : start + step].to(device)
+        for start in range(0, count, step):
+            span = slice(start, start + step)
+            rows = self.data[span if columns is None else columns[span].to(self.data.device)].to(device)
             centred = buffer[: len(rows)].copy_(rows)
             if rows.dtype == torch.uint8:
                 # float64 has to see the float32 quotient that direct differences see
