@@ -192,9 +192,7 @@ def expansion_prediction(
         raise UserError(f"mixture: {mixture!r}; choose 'conditioned' or 'unconditioned'.")
     if not temperature > 0 or (mixture == "conditioned" and temperature != 1):
         raise UserError(f"temperature: {temperature}; above 0, and only with mixture='unconditioned'.")
-    log_weight_ratio = (
-        (c**2 - 1) * dim / 2 if mixture == "conditioned" else (dim - 2) * math.log(c) / temperature
-    )
+    log_weight_ratio = (c**2 - 1) * dim / 2 if mixture == "conditioned" else (dim - 2) * math.log(c) / temperature
     # 1 − 2/(a_w + 1) = tanh(½ ln a_w), which neither overflows nor cancels.
     length = torch.as_tensor(length, dtype=torch.float64)
     ratio = step * length.square() / ((c**2 - 1) * sigma**2 * dim) * math.tanh(log_weight_ratio / 2)

@@ -29,9 +29,7 @@ def fraction_interval(
         UserError: bootstrap < 1 or confidence outside (0, 1).
     """
     if bootstrap < 1 or not 0 < confidence < 1:
-        raise UserError(
-            f"bootstrap: {bootstrap} at confidence {confidence}; give at least 1 and a value in (0, 1)."
-        )
+        raise UserError(f"bootstrap: {bootstrap} at confidence {confidence}; give at least 1 and a value in (0, 1).")
     generator = torch.Generator().manual_seed(seed)
     draws = torch.full((bootstrap,), float(total), dtype=torch.float64)
     fractions = torch.binomial(draws, torch.full_like(draws, count / total), generator=generator) / total

@@ -53,9 +53,7 @@ def nearest_pairs(data: Tensor, num_pairs: int, *, generator: torch.Generator | 
     check_rows("data", data)
     rows = unique_rows(data)
     if len(rows) < 2 or num_pairs > len(rows):
-        raise UserError(
-            f"data: {len(rows)} distinct image(s), too few for {num_pairs} pairs; ask for fewer pairs."
-        )
+        raise UserError(f"data: {len(rows)} distinct image(s), too few for {num_pairs} pairs; ask for fewer pairs.")
     device = torch.device("cpu") if generator is None else generator.device
     drawn = torch.randperm(len(rows), generator=generator, device=device)[:num_pairs].to(data.device)
     found = nearest(data[rows[drawn]], data[rows], k=2).index

@@ -62,7 +62,10 @@ def test_points_lie_on_both_shells(pairs, c):
         )
     for offset in far:
         torch.testing.assert_close(
-            offset.flatten(1).norm(dim=1)[valid], torch.full_like(length, c * radius)[valid], rtol=1e-10, atol=0
+            offset.flatten(1).norm(dim=1)[valid],
+            torch.full_like(length, c * radius)[valid],
+            rtol=1e-10,
+            atol=0,
         )
     # The perturbation is along μ1 − μ0, nearer to μ1 at x.
     along = ((x - y) * (mu1 - mu0)).flatten(1).sum(1) / length
