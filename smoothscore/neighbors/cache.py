@@ -1,0 +1,224 @@
+"""Digests, and folders of arrays that are whole or absent: locked, written aside, renamed, checked when read."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+from smoothscore.errors import UserError
+
+FORMAT = 1  # of the folder, and of what the cached numbers mean
+MANIFEST = "manifest.json"
+_BLOCK = 1 << 26  # bytes digested at a time
+_TORCH = ("torch.", "torchvision.")
+
+Array: TypeAlias = npt.NDArray[Any]
+Meta: TypeAlias = Mapping[str, str | int | float | bool | None]
+
+
+class Folder(NamedTuple):
+    """What a folder holds: named arrays and plain facts about them."""
+
+    arrays: Mapping[str, Array]
+    meta: Meta
+
+
+def digest_tensor(data: Tensor) -> str:
+    """Return the SHA-256 of a tensor's dtype, shape and bytes, as ``dtype:hex``."""
+    kind = str(data.dtype).removeprefix("torch.")
+    sha = hashlib.sha256(f"{kind} {list(data.shape)}".encode())
+    rows = data.detach()[None] if data.ndim == 0 else data.detach()
+    step = max(1, _BLOCK * len(rows) // max(1, rows.numel() * rows.element_size()))
+    for start in range(0, len(rows), step):
+        block = rows[start : start + step].cpu().contiguous()
+        sha.update(block.reshape(-1).view(torch.uint8).numpy().data)
+    return f"{kind}:{sha.hexdigest()}"
+
+
+def digest_module(module: nn.Module | None) -> str:
+    """Return the SHA-256 of a module: classes and their source, settings, and all parameters and buffers.
+
+    Settings are the attributes of every submodule that are plain values. Not seen: functions defined outside the
+    module's classes, and settings held in objects.
+    """
+    if module is None:
+        return "none"
+    sha = hashlib.sha256()
+    sources = set()
+    for path, part in module.named_modules():
+        kind = type(part)
+        # Whether it is training now does not count: features are always taken in evaluation mode.
+        plain = {name: repr(value) for name, value in sorted(vars(part).items()) if _is_plain(value)}
+        plain.pop("training", None)
+        sha.update(json.dumps([path, kind.__module__, kind.__qualname__, part.extra_repr(), plain]).encode())
+        if not kind.__module__.startswith(_TORCH):
+            sources.add(kind)
+    for kind in sorted(sources, key=lambda kind: (kind.__module__, kind.__qualname__)):
+        try:
+            sha.update(inspect.getsource(kind).encode())
+        except (OSError, TypeError):  # typed at a prompt: there is no source to read
+            continue
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+        sha.update(f"{name} {digest_tensor(tensor)}".encode())
+    return sha.hexdigest()
+
+
+def digest_key(parts: Mapping[str, str | int]) -> str:
+    """Return the SHA-256 of named plain values, the format's version among them."""
+    return hashlib.sha256(_encode({"format": FORMAT, **parts})).hexdigest()
+
+
+def write_folder(path: str | Path, arrays: Mapping[str, Array], meta: Meta) -> None:
+    """Write arrays as ``NAME.npy`` with a manifest of their SHA-256, so that the folder is whole or absent.
+
+    Everything goes to a folder aside, reaches the disk, and is then renamed. An empty folder or one written here
+    before is replaced.
+
+    Raises:
+        UserError: If something else lies at ``path``, or the disk refuses (full, no permission).
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / MANIFEST).exists())):
+        raise UserError(f"{path} exists and is not a folder of arrays written by smoothscore: choose another path.")
+    aside = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        new, old = aside / "new", aside / "old"
+        new.mkdir()
+        for name, array in arrays.items():
+            with (new / f"{name}.npy").open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+                _to_disk(file.fileno(), file.flush)
+        files = {name: _digest_file(new / f"{name}.npy") for name in sorted(arrays)}
+        manifest: dict[str, Any] = {"format": FORMAT, "files": files, "meta": dict(meta)}
+        with (new / MANIFEST).open("wb") as file:
+            file.write(_sealed(manifest))
+            _to_disk(file.fileno(), file.flush)
+        _folder_to_disk(new)
+        if path.exists():
+            path.rename(old)
+        new.rename(path)
+        _folder_to_disk(path.parent)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error}): free some space or choose another path.") from error
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def read_folder(path: str | Path) -> Folder:
+    """Read a folder written by ``write_folder`` and check every byte of it.
+
+    Raises:
+        UserError: If the folder is absent, or any file of it is missing or differs from what was written.
+    """
+    path = Path(path)
+    if not (path / MANIFEST).is_file():
+        raise UserError(
+            f"there is no {path / MANIFEST}: pass a folder that smoothscore wrote; if this is one, it is damaged: "
+            "delete the folder and build it again."
+        )
+    try:
+        written = (path / MANIFEST).read_bytes()
+        manifest = json.loads(written)
+        manifest.pop("sha256")
+        if _sealed(manifest) != written:
+            raise ValueError("its bytes differ from what was written")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise _damaged(path, MANIFEST, error) from error
+    if manifest["format"] != FORMAT:
+        raise UserError(
+            f"{path} has format {manifest['format']}, and this version of smoothscore reads format {FORMAT}: delete "
+            "the folder and build it again."
+        )
+    arrays = {}
+    for name, digest in manifest["files"].items():
+        try:
+            if _digest_file(path / f"{name}.npy") != digest:
+                raise ValueError("its bytes differ from what was written")
+            arrays[name] = np.load(path / f"{name}.npy", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise _damaged(path, f"{name}.npy", error) from error
+    return Folder(arrays, manifest["meta"])
+
+
+def cached(folder: str | Path, key: str, build: Callable[[], Folder]) -> Folder:
+    """Return what ``folder`` holds; build and write it first where it is absent. One process builds, others wait.
+
+    Raises:
+        UserError: If the folder is damaged, or was written for another key.
+    """
+    folder = Path(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.parent / f".{folder.name}.lock")
+        lock.acquire()
+    except OSError as error:
+        raise UserError(f"the cache {folder.parent} cannot be used ({error}): choose another `cache_dir`.") from error
+    try:
+        if not folder.exists():
+            for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a builder that was killed
+                shutil.rmtree(leftover, ignore_errors=True)
+            built = build()
+            write_folder(folder, built.arrays, {**built.meta, "key": key})
+        found = read_folder(folder)
+    finally:
+        lock.release()
+    if found.meta.get("key") != key:
+        raise UserError(
+            f"the cache folder {folder} is stale: it was written for key {found.meta.get('key')}, and key {key} is "
+            "asked for: delete the folder and run again."
+        )
+    return found
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, (bool, int, float, complex, str, bytes))
+
+
+def _encode(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, sort_keys=True, indent=1).encode()
+
+
+def _sealed(manifest: dict[str, Any]) -> bytes:
+    """Encode a manifest together with the digest of itself, so that a flipped byte of it shows too."""
+    return _encode({**manifest, "sha256": hashlib.sha256(_encode(manifest)).hexdigest()})
+
+
+def _digest_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _to_disk(descriptor: int, flush: Callable[[], None]) -> None:
+    flush()
+    os.fsync(descriptor)
+
+
+def _folder_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _damaged(path: Path, name: str, error: Exception) -> UserError:
+    return UserError(f"{path / name} is damaged ({error}): delete the folder {path} and build it again.")

@@ -1,0 +1,209 @@
+"""The neighbor table: for every training image its K nearest training images, built once before training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from smoothscore.errors import UserError
+from smoothscore.neighbors.cache import Folder, Meta, read_folder, write_folder
+
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+
+
+@dataclass(frozen=True)
+class TableSummary:
+    """What a table looks like: distances to the nearest other image, copies, and how often images are neighbors."""
+
+    rows: int
+    k: int
+    space: str
+    variant: str
+    nearest: dict[float, float]  # quantile -> distance to the nearest other image
+    farthest: dict[float, float]  # quantile -> distance to the last neighbor
+    duplicates: int  # images that have an exact copy in this space
+    in_degree: dict[float, int]  # quantile -> in how many other images' lists an image stands; the mean is k - 1
+    never_neighbor: int  # images in nobody's list but their own
+    mean_neighbors: float  # neighbors that take part, the image itself included
+
+
+@dataclass(frozen=True, eq=False)
+class NeighborTable:
+    """The K nearest training images of every training image, the image itself first, by identity.
+
+    Attributes:
+        indices: int64 [M, K]; ``indices[i, 0] == i`` even where row i has exact copies.
+        distances: float32 [M, K], L2, not squared, in the space the neighbors were sought in; column 0 is 0.
+        space: Name of that space, e.g. "pixels" or "lite0".
+        restricted: Neighbors share the image's label.
+        radius: Factor c of a radius neighborhood (``within``), or None where all K take part.
+        data_digest: Digest of the training data, empty where unknown.
+
+    Raises:
+        UserError: If shapes or types are wrong, a row does not begin with itself, an index is outside 0..M-1, or
+            distances are negative, not finite or not ascending.
+
+    Source: arXiv 2601.19285, Sec. 3.2.
+    """
+
+    indices: Tensor
+    distances: Tensor
+    space: str = "pixels"
+    restricted: bool = False
+    radius: float | None = None
+    data_digest: str = ""
+
+    def __post_init__(self) -> None:
+        _validate(self.indices, self.distances)
+        if self.radius is not None and not self.radius > 0:
+            raise UserError(f"the radius factor of a neighbor table has to be positive, not {self.radius}.")
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def k(self) -> int:
+        """Neighbors per image, the image itself included."""
+        return self.indices.shape[1]
+
+    @property
+    def variant(self) -> str:
+        """The kind of neighborhood: "hard", "radius", "class" or "class radius"."""
+        kinds = ["class"] if self.restricted else []
+        kinds += ["radius"] if self.radius is not None else []
+        return " ".join(kinds) or "hard"
+
+    def truncate(self, k: int) -> NeighborTable:
+        """Return the table of the k nearest, a view of this one; 1 ≤ k ≤ K.
+
+        Raises:
+            UserError: If k is not in that range.
+        """
+        if not 1 <= k <= self.k:
+            raise UserError(f"k = {k} cannot be cut from a table of k = {self.k}: build a table with a larger k.")
+        return replace(self, indices=self.indices[:, :k], distances=self.distances[:, :k])
+
+    def within(self, c: float) -> NeighborTable:
+        """Return this table as a radius neighborhood: only neighbors within c times the nearest distance take part.
+
+        Source: arXiv 2601.19285, B.4.4.
+        """
+        return replace(self, radius=c)
+
+    def radius_mask(self, c: float) -> Tensor:
+        """Return which neighbors lie within c times the distance from an image to its nearest other image.
+
+        "Nearest other" is the nearest image that differs: an exact copy lies at distance 0, and a radius of 0 would
+        leave an image that stands twice in the data with nothing to smooth it, just the one most in need. Copies are
+        within every radius. Where a row holds nothing but copies, all of them take part.
+
+        Args:
+            c: Positive factor.
+
+        Returns:
+            bool [M, K]; column 0, the image itself, is always True.
+
+        Source: arXiv 2601.19285, B.4.4.
+        """
+        other = self.distances.where(self.distances > 0, torch.inf).amin(1, keepdim=True)
+        return self.distances <= c * other
+
+    def describe(self) -> TableSummary:
+        """Summarise the table: nearest distances, copies and hubs (images that are neighbors of very many)."""
+        others = self.indices[:, 1:]
+        in_degree = torch.bincount(others.reshape(-1), minlength=len(self))
+        nearest = self.distances[:, min(1, self.k - 1)]
+        mask = torch.ones_like(self.indices, dtype=torch.bool)
+        mask = mask if self.radius is None else self.radius_mask(self.radius)
+        return TableSummary(
+            rows=len(self),
+            k=self.k,
+            space=self.space,
+            variant=self.variant,
+            nearest=_quantiles(nearest),
+            farthest=_quantiles(self.distances[:, -1]),
+            duplicates=int((self.distances[:, 1:2] == 0).sum()),
+            in_degree={q: int(value) for q, value in _quantiles(in_degree).items()},
+            never_neighbor=int((in_degree == 0).sum()),
+            mean_neighbors=float(mask.sum() / len(self)),
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the table as a folder: two .npy files and a manifest with their SHA-256; whole or absent.
+
+        Raises:
+            UserError: If something that is no table lies at ``path``, or the disk refuses.
+        """
+        folder = self.to_folder()
+        write_folder(path, folder.arrays, folder.meta)
+
+    @classmethod
+    def load(cls, path: str | Path) -> NeighborTable:
+        """Read a table back and check every byte of it.
+
+        Raises:
+            UserError: If there is no table at ``path``, or a file of it was damaged.
+        """
+        return cls.from_folder(read_folder(path), path)
+
+    def to_folder(self) -> Folder:
+        """Return the table as named arrays and plain facts, as they are written."""
+        arrays = {"indices": self.indices.cpu().numpy(), "distances": self.distances.cpu().numpy()}
+        meta: Meta = {
+            "space": self.space,
+            "k": self.k,
+            "rows": len(self),
+            "variant": self.variant,
+            "restricted": self.restricted,
+            "radius": self.radius,
+            "data": self.data_digest,
+        }
+        return Folder(arrays, meta)
+
+    @classmethod
+    def from_folder(cls, folder: Folder, path: str | Path) -> NeighborTable:
+        """Return the table that was read from ``path``.
+
+        Raises:
+            UserError: If the folder holds something else.
+        """
+        try:
+            return cls(
+                torch.from_numpy(folder.arrays["indices"]),
+                torch.from_numpy(folder.arrays["distances"]),
+                space=str(folder.meta["space"]),
+                restricted=bool(folder.meta["restricted"]),
+                radius=None if folder.meta["radius"] is None else float(folder.meta["radius"]),
+                data_digest=str(folder.meta["data"]),
+            )
+        except KeyError as error:
+            raise UserError(f"{path} holds no neighbor table ({error} is missing): pass the folder of one.") from error
+
+
+def _validate(indices: Tensor, distances: Tensor) -> None:
+    if indices.ndim != 2 or indices.shape != distances.shape or not indices.numel():
+        raise UserError(
+            f"a neighbor table has indices and distances [M, K], not {list(indices.shape)} and {list(distances.shape)}."
+        )
+    if indices.dtype != torch.int64 or distances.dtype != torch.float32:
+        raise UserError(f"a neighbor table is int64 and float32, not {indices.dtype} and {distances.dtype}.")
+    itself = torch.arange(len(indices), device=indices.device)
+    outside = (indices < 0) | (indices >= len(indices))
+    others = indices[:, 1:] == itself[:, None]
+    for wrong, what in (
+        (outside.any(1), f"an index outside 0..{len(indices) - 1}"),
+        ((indices[:, 0] != itself) | (distances[:, 0] != 0), "something else than itself at distance 0 in column 0"),
+        (others.any(1), "itself a second time"),
+        (~(distances.isfinite().all(1) & (distances[:, 1:] >= distances[:, :-1]).all(1)), "unsorted distances"),
+    ):
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            raise UserError(f"row {row} of the neighbor table holds {what}: build or import the table again.")
+
+
+def _quantiles(values: Tensor) -> dict[float, float]:
+    ordered = values.sort().values
+    return {q: float(ordered[round(q * (len(ordered) - 1))]) for q in QUANTILES}
