@@ -16,6 +16,8 @@ from torch import Tensor
 from smoothscore.errors import UserError
 
 _PRODUCT_BLOCK = 128  # terms summed inside one product: the error bound grows with it, and BLAS loses 5 % of its pace
+_SUM_BLOCK = 1024  # the same for sums over centers
+SUM_ERROR = (_SUM_BLOCK + 4) * 2.0**-24  # of `weighted_sum` in float32, relative to Σ_j |w_j| ‖μ_j − middle‖
 _MEAN_ROWS = 1024  # rows that the centring is estimated from: any fixed point is right, a central one is tighter
 _SPARE = 8  # candidates settled beyond k, so that the bound nearly always closes at the first try
 _LARGEST_NORM = 1e15  # squares stay far from float32's overflow
@@ -173,8 +175,10 @@ class Centers:
         device = weights.device
         total = torch.zeros(len(weights), self.dim, dtype=torch.float64, device=device)
         for start, rows in self._chunks(device, weights.dtype, columns):
-            with full_precision(device):
-                total += weights[:, start : start + len(rows)] @ rows
+            for first in range(0, len(rows), _SUM_BLOCK):
+                part = rows[first : first + _SUM_BLOCK]
+                with full_precision(device):
+                    total += weights[:, start + first : start + first + len(part)] @ part
         return total
 
     def differences(self, query: Query, row: Tensor, column: Tensor) -> Tensor:
@@ -198,12 +202,13 @@ class Centers:
         """The k nearest centers of every x [B, *S]; see `smoothscore.distances.nearest`."""
         if not 1 <= k <= self.count:
             raise UserError(f"k = {k} neighbours were asked for among {self.count} images: take 1 ≤ k ≤ {self.count}.")
-        found = [self._nearest(self.query(part), k) for part in torch.split(x, self.query_rows(16))]
+        queries = (self.query(part) for part in torch.split(x, self.query_rows(16)))
+        found = [self.nearest_among(query, self.screen(query), k) for query in queries]
         distance_sq = torch.cat([part for part, _ in found])
         return Nearest(distance_sq.sqrt().to(torch.float32), torch.cat([part for _, part in found]))
 
-    def _nearest(self, query: Query, k: int) -> tuple[Tensor, Tensor]:
-        value = self.screen(query)
+    def nearest_among(self, query: Query, value: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Squared distance, float64, and index of the k nearest centers, [B, k], from the screened values."""
         size = len(value)
         kept = min(self.count, k + k // 4 + _SPARE)
         screened, column = value.topk(kept, largest=False)

@@ -1,0 +1,188 @@
+"""How the training set's scores weigh a center: always by its distance alone.
+
+Every score here is that of a mixture p(x) ∝ Σ_j exp ℓ(‖x − μ_j‖²), tempered or not, so that
+
+    w_j = softmax_j ℓ(r_j²),   score = Σ_j w_j c(r_j²) (μ_j − x),
+
+and a variant is no more than its ℓ and c. Each also says how fast they change with r², which tells how well a
+squared distance has to be known, and how far a center may be before its weight no longer matters.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from smoothscore.errors import UserError
+
+_LEVEL_DROP = 100.0  # a level this many nats below the others at the nearest center matters at no contender
+
+
+class Profile(NamedTuple):
+    """ℓ and c at given squared distances [B, U], with their rates of change; all broadcast against [B, U]."""
+
+    log_weight: Tensor  # ℓ
+    coefficient: Tensor  # c, what multiplies w_j (μ_j − x) in the score; 0 at distance 0 where it would be infinite
+    slope: Tensor  # bound on |dℓ/dr²|
+    bend: Tensor  # bound on |d ln c/dr²|
+
+
+class Radial(ABC):
+    """A weight that depends on the distance alone; float64 throughout."""
+
+    @abstractmethod
+    def __call__(self, distance_sq: Tensor) -> Profile:
+        """Evaluate ℓ, c and their rates at squared distances [B, U]; every row holds all centers that matter."""
+
+    @abstractmethod
+    def reach(self, distance_sq: Tensor, drop: float) -> Tensor:
+        """Squared distance beyond which a weight is below e^−drop times the one at `distance_sq` > 0, [B]."""
+
+    def take(self, rows: Tensor) -> Self:
+        """The same for some of the queries, rows int64 [b]."""
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian(Radial):
+    """One noise level per query: ℓ = −r²/(2σ²), c = 1/σ². Source: arXiv 2601.19285, Eq. (8)."""
+
+    sigma: Tensor  # [B, 1]
+
+    def __call__(self, distance_sq: Tensor) -> Profile:
+        """See `Radial`."""
+        precision = self.sigma**-2
+        return Profile(distance_sq * (-precision / 2), precision, precision / 2, torch.zeros_like(precision))
+
+    def reach(self, distance_sq: Tensor, drop: float) -> Tensor:
+        """See `Radial`."""
+        return distance_sq + 2 * drop * self.sigma.squeeze(1) ** 2
+
+    def take(self, rows: Tensor) -> "Gaussian":
+        """See `Radial`."""
+        return Gaussian(self.sigma[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class PowerLaw(Radial):
+    """Every center at its own best level, with one temperature per query.
+
+    ℓ = f(x, μ, σ*)/T = −(d−2)/T ln r + constant, c = 1/σ*² = d/r². Centers hit exactly share all the weight at
+    any finite T, the limit r → 0. Source: arXiv 2601.19285, Eq. (5) and Sec. 3.2.
+    """
+
+    dim: int
+    temperature: Tensor  # [B, 1]
+
+    @property
+    def rate(self) -> Tensor:
+        """−dℓ/d ln r² = (d−2)/(2T), [B, 1]."""
+        return (self.dim - 2) / (2 * self.temperature)
+
+    def __call__(self, distance_sq: Tensor) -> Profile:
+        """See `Radial`."""
+        safe = distance_sq.clamp_min(torch.finfo(distance_sq.dtype).tiny)
+        log_weight = -self.rate * safe.log()
+        hit = (distance_sq == 0) & (self.rate > 0)
+        if bool(hit.any()):
+            limit = torch.where(hit, 0.0, -torch.inf)
+            log_weight = torch.where(hit.any(1, keepdim=True), limit, log_weight)
+        inverse = safe.reciprocal_()
+        coefficient = torch.where(distance_sq > 0, self.dim * inverse, 0.0)
+        return Profile(log_weight, coefficient, self.rate * inverse, inverse)
+
+    def reach(self, distance_sq: Tensor, drop: float) -> Tensor:
+        """See `Radial`."""
+        return distance_sq * (drop / self.rate.squeeze(1)).exp()
+
+    def take(self, rows: Tensor) -> "PowerLaw":
+        """See `Radial`."""
+        return PowerLaw(self.dim, self.temperature[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class PowerLawPerCenter(Radial):
+    """Every center at its own best level and its own temperature: ℓ = f(x, μ, σ*)/T(σ*), c = 1/σ*².
+
+    The constant −d/2 of f no longer cancels. `slope` takes T to change no faster than in proportion to σ, or 1/σ.
+    Source: arXiv 2601.19285, Sec. 3.2, the literal T*_j = T(σ*_j).
+    """
+
+    dim: int
+    temperature: Callable[[Tensor], Tensor | float]
+
+    def __call__(self, distance_sq: Tensor) -> Profile:
+        """See `Radial`."""
+        safe = distance_sq.clamp_min(torch.finfo(distance_sq.dtype).tiny)
+        sigma_star = (safe / self.dim).sqrt()
+        temperature = torch.as_tensor(self.temperature(sigma_star), dtype=safe.dtype, device=safe.device)
+        check_positive(temperature, "temperature")
+        f = -(self.dim - 2) * sigma_star.log() - self.dim / 2
+        inverse = safe.reciprocal()
+        coefficient = torch.where(distance_sq > 0, self.dim * inverse, 0.0)
+        return Profile(f / temperature, coefficient, (self.dim + f.abs()) / temperature * inverse, inverse)
+
+    def reach(self, distance_sq: Tensor, drop: float) -> Tensor:
+        """See `Radial`."""
+        return torch.full_like(distance_sq, torch.inf)  # the weight need not fall with the distance
+
+
+@dataclass(frozen=True, eq=False)
+class Levels(Radial):
+    """All noise levels at once, each with λ(σ) = σ².
+
+    ℓ = ln Σ_i exp f(x, μ, σ_i) = ln Σ_i exp(−(d−2) ln σ_i − y_i r²),  c = 2 E_i[y_i],  y_i = 1/(2σ_i²).
+    Source: arXiv 2601.19285, Eq. (3).
+    """
+
+    dim: int
+    sigmas: Tensor  # [N]
+
+    def __call__(self, distance_sq: Tensor) -> Profile:
+        """See `Radial`."""
+        # Far from the nearest center's best levels nothing is left at any contender, which is at least as far and
+        # at most a few dozen nats down: with 116 levels for d = 3072, about 5 remain.
+        base = distance_sq.amin(1, keepdim=True)
+        log_share, total = self._shares(base)
+        kept = int((log_share >= -_LEVEL_DROP).sum(1).max())
+        log_share, index = log_share.topk(kept, dim=1)
+        y = self._half_precision(distance_sq)[index]
+        beyond = distance_sq - base
+        moments = [torch.zeros_like(beyond) for _ in range(3)]  # Σ_i share_i exp(−y_i·beyond) y_i^n, n = 0, 1, 2
+        for level in range(kept):
+            y_level = y[:, level, None]
+            term = torch.addcmul(log_share[:, level, None], beyond, y_level, value=-1).exp_()
+            for n, moment in enumerate(moments):
+                moment.addcmul_(term, y_level**n)
+        mass, first, second = moments
+        mass.clamp_min_(torch.finfo(mass.dtype).tiny)
+        mean = first.div_(mass)
+        bend = (second.div_(mass) - mean.square()).clamp_min_(0) / mean.clamp_min(torch.finfo(mass.dtype).tiny)
+        return Profile(mass.log() + total, 2 * mean, mean, bend)
+
+    def reach(self, distance_sq: Tensor, drop: float) -> Tensor:
+        """See `Radial`."""
+        # beyond this no single level holds as much as e^−drop/N of what all held at distance_sq
+        log_share, _ = self._shares(distance_sq[:, None])
+        allowed = (log_share + drop + math.log(len(self.sigmas))) / self._half_precision(distance_sq)
+        return distance_sq + allowed.amax(1)
+
+    def _half_precision(self, like: Tensor) -> Tensor:
+        return 1 / (2 * self.sigmas.to(like) ** 2)
+
+    def _shares(self, distance_sq: Tensor) -> tuple[Tensor, Tensor]:
+        """Logarithm of each level's share at squared distances [B, 1], [B, N], and of the whole, [B, 1]."""
+        f = -(self.dim - 2) * self.sigmas.to(distance_sq).log() - distance_sq * self._half_precision(distance_sq)
+        total = f.logsumexp(1, keepdim=True)
+        return f - total, total
+
+
+def check_positive(values: Tensor, name: str) -> None:
+    """Raise `UserError` for the first value that is not above 0; infinity is allowed."""
+    bad = ~(values > 0)
+    if bool(bad.any()):
+        raise UserError(f"{name} is {float(values[bad][0])}, but it must be above 0.")
