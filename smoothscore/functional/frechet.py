@@ -126,7 +126,8 @@ class FrechetReference:
     def _combine(self, mean: Tensor, trace: Tensor, root_trace: Tensor) -> Tensor:
         shift = (self.mean - mean).square().sum()
         # Equal sets differ by rounding alone, which may fall below zero; a distance does not.
-        return (shift + torch.linalg.vector_norm(self.factor).square() + trace - 2 * root_trace).clamp_min(0)
+        own_trace = self.factor.square().sum()
+        return (shift + own_trace + trace - 2 * root_trace).clamp_min(0)
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> Tensor:

@@ -101,13 +101,9 @@ def test_global_generator_is_untouched_when_one_is_given(pairs):
 def test_single_center_contracts_by_one_minus_step(pairs, step):
     mu0, mu1 = pairs
     center = mu0.mean(0)
-    ratio, valid = expansion_ratio(
-        lambda x, sigma: (center - x) / sigma**2, mu0, mu1, 0.2, step=step, generator=rng()
-    )
+    ratio, valid = expansion_ratio(lambda x, sigma: (center - x) / sigma**2, mu0, mu1, 0.2, step=step, generator=rng())
     assert int(valid.sum()) > 10
-    torch.testing.assert_close(
-        ratio[valid], torch.full_like(ratio, abs(1 - step))[valid], rtol=1e-9, atol=1e-9
-    )
+    torch.testing.assert_close(ratio[valid], torch.full_like(ratio, abs(1 - step))[valid], rtol=1e-9, atol=1e-9)
     assert bool(ratio[~valid].isnan().all())
 
 
@@ -140,9 +136,7 @@ def test_two_centers_unconditioned_follow_equation_7(pairs, temperature):
     score = two_center_score(mu0, mu1, conditioned=False, temperature=temperature)
     ratio, valid = expansion_ratio(score, mu0, mu1, 0.15, c=1.002, generator=rng())
     length = (mu1 - mu0).flatten(1).norm(dim=1)
-    expected = expansion_prediction(
-        length, 0.15, 3072, c=1.002, mixture="unconditioned", temperature=temperature
-    )
+    expected = expansion_prediction(length, 0.15, 3072, c=1.002, mixture="unconditioned", temperature=temperature)
     assert int(valid.sum()) > 10
     # The formula leaves out the farther image's own noise level C σ, which makes the step there C² shorter:
     # γ differs by at most w_sub (1 − C⁻²) ‖μ_far − x‖ · 2/‖y−x‖.
@@ -174,9 +168,7 @@ def test_whole_training_set_orders_as_figure_4(emoji):
     sigma = float(overlap_sigmas(length, 768)[0].quantile(0.9))
     means = []
     for temperature in (None, 1.0, 10.0, 100.0):
-        ratio, valid = expansion_ratio(
-            brute_force_score(data, temperature), data[i], data[j], sigma, generator=rng()
-        )
+        ratio, valid = expansion_ratio(brute_force_score(data, temperature), data[i], data[j], sigma, generator=rng())
         assert int(valid.sum()) >= 10
         means.append(float(ratio[valid].mean()))
     conditioned, unconditioned, warm, hot = means
@@ -252,12 +244,8 @@ def test_errors_name_the_culprit(emoji):
         "mu0 has 4 images and mu1 3": lambda: expansion_ratio(score, images, images[:3], 0.1),
         "mu0 has rows of shape": lambda: expansion_ratio(score, images, images[:, :1], 0.1),
         "one value per image": lambda: expansion_ratio(score, torch.rand(3, 1), torch.rand(3, 1), 0.1),
-        "score: result of shape": lambda: expansion_ratio(
-            lambda x, sigma: x[:1], images, images.flip(0), 0.2
-        ),
-        "score: not finite near pair 0": lambda: expansion_ratio(
-            lambda x, sigma: x / 0, images, images.flip(0), 0.2
-        ),
+        "score: result of shape": lambda: expansion_ratio(lambda x, sigma: x[:1], images, images.flip(0), 0.2),
+        "score: not finite near pair 0": lambda: expansion_ratio(lambda x, sigma: x / 0, images, images.flip(0), 0.2),
         "temperature: 10": lambda: expansion_prediction(1.0, 0.1, 768, temperature=10),
         "mixture: 'blind'": lambda: expansion_prediction(1.0, 0.1, 768, mixture="blind"),
         "num_images: 1": lambda: random_pairs(1, 3),

@@ -81,9 +81,7 @@ def test_both_forms_agree_on_real_features(features, n1, n2):
     assert float(by_covariance) == pytest.approx(exact, rel=1e-6)
     reference = FrechetReference.from_features(one)
     assert float(reference.distance(two)) == pytest.approx(exact, rel=1e-7)
-    assert float(reference.distance_from_statistics(*feature_statistics(two))) == pytest.approx(
-        exact, rel=1e-6
-    )
+    assert float(reference.distance_from_statistics(*feature_statistics(two))) == pytest.approx(exact, rel=1e-6)
 
 
 @pytest.mark.parametrize(("n1", "n2"), [(300, 40), (40, 300), (40, 30), (20, 20)])

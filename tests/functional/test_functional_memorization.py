@@ -72,9 +72,7 @@ def test_a_far_offset_does_not_blur_the_ratio(split):
     train, held_out = (part.double() / 255 for part in split)
     samples = train[:20] + 1e-3 * (held_out[:20] - train[:20])
     expected, _, _ = brute_force(samples + 1000, train + 1000)
-    torch.testing.assert_close(
-        memorization_ratio(samples + 1000, train + 1000).double(), expected, rtol=1e-6, atol=0
-    )
+    torch.testing.assert_close(memorization_ratio(samples + 1000, train + 1000).double(), expected, rtol=1e-6, atol=0)
 
 
 def test_exact_ties_and_exact_thresholds():
@@ -101,6 +99,9 @@ def test_copied_duplicates_are_hidden_from_the_ratio_and_caught_by_the_report(em
     assert report.count == len(first)
     assert report.nearest.tolist() == first
     assert report.minimum == 0
+    # Rows are those of the images as given, also behind rows that were left out.
+    doubled = torch.cat([emoji[:3], emoji])
+    assert memorization_report(copies, doubled).nearest.tolist() == [row if row < 3 else row + 3 for row in first]
     # A jittered copy of a duplicate too: its two nearest are the two equal rows.
     jittered = memorization_report(noisy(copies, 0.01), emoji)
     assert jittered.count == len(first)
