@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,7 +66,8 @@ def build_neighbors(
         space = extractor_name(extractor)
         with tqdm(total=len(rows), desc=f"neighbors ({space})", unit="row", disable=not progress, delay=2) as bar:
             found = _search_classes(rows, k, classes, bar.update) if classes else search(rows, k, advance=bar.update)
-        return NeighborTable(*found, space=space, restricted=classes is not None, data_digest=data_digest)
+        variant = "class" if classes else "hard"
+        return NeighborTable(*found, space=space, variant=variant, data_digest=data_digest)
 
     if cache_dir is None:
         return build()
@@ -77,7 +79,8 @@ def build_neighbors(
             "k": k,
         }
     )
-    folder = Path(cache_dir) / f"{extractor_name(extractor)}-k{k}-{key[:16]}"
+    name = re.sub(r"[^\w.-]", "-", extractor_name(extractor))
+    folder = Path(cache_dir) / f"{name}-k{k}-{key[:16]}"
     return NeighborTable.from_folder(cached(folder, key, lambda: build().to_folder()), folder)
 
 

@@ -16,8 +16,9 @@ class NeighborStore(nn.Module):
     """Training pixels and their table as buffers that follow the module, and never enter its state dict.
 
     Args:
-        table: Neighbors of every row of ``data``; with a radius (``table.within``) masks are given too.
+        table: Neighbors of every row of ``data``.
         data: Training images [M, *S], uint8 meaning value/255 (a quarter of the memory), or float in [0, 1].
+        radius: Factor c of a radius neighborhood (``table.radius_mask``); None: all K neighbors take part.
 
     Raises:
         UserError: If table and data have different numbers of rows, or the table was built for other data.
@@ -27,7 +28,7 @@ class NeighborStore(nn.Module):
     indices: Tensor
     takes_part: Tensor | None
 
-    def __init__(self, table: NeighborTable, data: Tensor) -> None:
+    def __init__(self, table: NeighborTable, data: Tensor, *, radius: float | None = None) -> None:
         super().__init__()
         if len(table) != len(data):
             raise UserError(
@@ -46,7 +47,7 @@ class NeighborStore(nn.Module):
         rows = rows if rows.dtype == torch.uint8 else rows.float().contiguous().view(torch.int32)
         self.register_buffer("pixels", rows, persistent=False)
         self.register_buffer("indices", table.indices.int(), persistent=False)
-        mask = None if table.radius is None else table.radius_mask(table.radius)
+        mask = None if radius is None else table.radius_mask(radius)
         self.register_buffer("takes_part", mask, persistent=False)
 
     @property

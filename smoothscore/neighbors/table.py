@@ -11,6 +11,7 @@ from torch import Tensor
 from smoothscore.errors import UserError
 from smoothscore.neighbors.cache import Folder, Meta, read_folder, write_folder
 
+_ROUNDING = 1e-5  # copies of an image differ by this much where an extractor saw them in different batches
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
@@ -27,7 +28,6 @@ class TableSummary:
     duplicates: int  # images that have an exact copy in this space
     in_degree: dict[float, int]  # quantile -> in how many other images' lists an image stands; the mean is k - 1
     never_neighbor: int  # images in nobody's list but their own
-    mean_neighbors: float  # neighbors that take part, the image itself included
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +38,7 @@ class NeighborTable:
         indices: int64 [M, K]; ``indices[i, 0] == i`` even where row i has exact copies.
         distances: float32 [M, K], L2, not squared, in the space the neighbors were sought in; column 0 is 0.
         space: Name of that space, e.g. "pixels" or "lite0".
-        restricted: Neighbors share the image's label.
-        radius: Factor c of a radius neighborhood (``within``), or None where all K take part.
+        variant: "hard" (the K nearest of all) or "class" (the K nearest of the same label).
         data_digest: Digest of the training data, empty where unknown.
 
     Raises:
@@ -52,14 +51,11 @@ class NeighborTable:
     indices: Tensor
     distances: Tensor
     space: str = "pixels"
-    restricted: bool = False
-    radius: float | None = None
+    variant: str = "hard"
     data_digest: str = ""
 
     def __post_init__(self) -> None:
         _validate(self.indices, self.distances)
-        if self.radius is not None and not self.radius > 0:
-            raise UserError(f"the radius factor of a neighbor table has to be positive, not {self.radius}.")
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -68,13 +64,6 @@ class NeighborTable:
     def k(self) -> int:
         """Neighbors per image, the image itself included."""
         return self.indices.shape[1]
-
-    @property
-    def variant(self) -> str:
-        """The kind of neighborhood: "hard", "radius", "class" or "class radius"."""
-        kinds = ["class"] if self.restricted else []
-        kinds += ["radius"] if self.radius is not None else []
-        return " ".join(kinds) or "hard"
 
     def truncate(self, k: int) -> NeighborTable:
         """Return the table of the k nearest, a view of this one; 1 ≤ k ≤ K.
@@ -86,19 +75,13 @@ class NeighborTable:
             raise UserError(f"k = {k} cannot be cut from a table of k = {self.k}: build a table with a larger k.")
         return replace(self, indices=self.indices[:, :k], distances=self.distances[:, :k])
 
-    def within(self, c: float) -> NeighborTable:
-        """Return this table as a radius neighborhood: only neighbors within c times the nearest distance take part.
-
-        Source: arXiv 2601.19285, B.4.4.
-        """
-        return replace(self, radius=c)
-
     def radius_mask(self, c: float) -> Tensor:
         """Return which neighbors lie within c times the distance from an image to its nearest other image.
 
         "Nearest other" is the nearest image that differs: an exact copy lies at distance 0, and a radius of 0 would
         leave an image that stands twice in the data with nothing to smooth it, just the one most in need. Copies are
-        within every radius. Where a row holds nothing but copies, all of them take part.
+        within every radius. Where a row holds nothing but copies, all of them take part. Images closer than 1e-5 of
+        the distance to the K-th neighbor count as copies: an extractor's rounding parts them no less.
 
         Args:
             c: Positive factor.
@@ -106,9 +89,14 @@ class NeighborTable:
         Returns:
             bool [M, K]; column 0, the image itself, is always True.
 
+        Raises:
+            UserError: If c is not positive.
+
         Source: arXiv 2601.19285, B.4.4.
         """
-        other = self.distances.where(self.distances > 0, torch.inf).amin(1, keepdim=True)
+        if not c > 0:
+            raise UserError(f"the radius factor of a neighborhood is {c}; it has to be positive, such as 1.5.")
+        other = self.distances.where(~self._copies(), torch.inf).amin(1, keepdim=True)
         return self.distances <= c * other
 
     def describe(self) -> TableSummary:
@@ -116,8 +104,6 @@ class NeighborTable:
         others = self.indices[:, 1:]
         in_degree = torch.bincount(others.reshape(-1), minlength=len(self))
         nearest = self.distances[:, min(1, self.k - 1)]
-        mask = torch.ones_like(self.indices, dtype=torch.bool)
-        mask = mask if self.radius is None else self.radius_mask(self.radius)
         return TableSummary(
             rows=len(self),
             k=self.k,
@@ -125,11 +111,13 @@ class NeighborTable:
             variant=self.variant,
             nearest=_quantiles(nearest),
             farthest=_quantiles(self.distances[:, -1]),
-            duplicates=int((self.distances[:, 1:2] == 0).sum()),
+            duplicates=int(self._copies()[:, 1:2].sum()),
             in_degree={q: int(value) for q, value in _quantiles(in_degree).items()},
             never_neighbor=int((in_degree == 0).sum()),
-            mean_neighbors=float(mask.sum() / len(self)),
         )
+
+    def _copies(self) -> Tensor:
+        return self.distances <= _ROUNDING * self.distances[:, -1:]
 
     def save(self, path: str | Path) -> None:
         """Write the table as a folder: two .npy files and a manifest with their SHA-256; whole or absent.
@@ -157,8 +145,6 @@ class NeighborTable:
             "k": self.k,
             "rows": len(self),
             "variant": self.variant,
-            "restricted": self.restricted,
-            "radius": self.radius,
             "data": self.data_digest,
         }
         return Folder(arrays, meta)
@@ -175,8 +161,7 @@ class NeighborTable:
                 torch.from_numpy(folder.arrays["indices"]),
                 torch.from_numpy(folder.arrays["distances"]),
                 space=str(folder.meta["space"]),
-                restricted=bool(folder.meta["restricted"]),
-                radius=None if folder.meta["radius"] is None else float(folder.meta["radius"]),
+                variant=str(folder.meta["variant"]),
                 data_digest=str(folder.meta["data"]),
             )
         except KeyError as error:
