@@ -1,0 +1,259 @@
+"""What every sampler shares: the walk from noise to image, its noise, its counting and its checks."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from smoothscore.errors import UserError
+from smoothscore.schedules import log_uniform
+
+Score = Callable[[Tensor, Tensor], Tensor]
+"""(x [B, *S], sigma [B], both on one device) -> score [B, *S]."""
+
+
+class Step(NamedTuple):
+    """Where a walk stands after a step: x [B, *S] and the noise level reached, a number or one per sample [B]."""
+
+    x: Tensor
+    sigma: float | Tensor
+
+
+class Sampler(ABC):
+    """Turns noise into images by following a score; a new sampler writes `walk` and nothing else.
+
+    Args:
+        sigmas: the noise levels, ascending, as a tensor or list; or a number N, which stands for N levels equal in
+            log σ over a range that `bind` supplies.
+
+    Attributes:
+        nfe: calls of the score, each on the whole batch, in the last `sample`.
+
+    Raises:
+        UserError: the levels are not a list of positive, strictly ascending, finite numbers.
+
+    Source: arXiv 2601.19285, Sec. 5.
+    """
+
+    def __init__(self, sigmas: Tensor | Sequence[float] | int) -> None:
+        self.nfe = 0
+        self._levels = None if isinstance(sigmas, int) else descending(sigmas)
+        self.num_levels = sigmas if isinstance(sigmas, int) else len(sigmas)
+        if self._levels is None and self.num_levels < 2:
+            raise UserError(f"sigmas is {sigmas}: as a number of levels it must be at least 2.")
+
+    def bind(self, sigma_min: float, sigma_max: float) -> Self:
+        """Return this sampler with a number of levels turned into levels over [σ_min, σ_max].
+
+        A sampler that was given its levels is returned as it is: what the user named wins.
+
+        Raises:
+            UserError: unless 0 < sigma_min < sigma_max.
+        """
+        if self._levels is not None:
+            return self
+        bound = copy(self)
+        bound._levels = descending(log_uniform(sigma_min, sigma_max, self.num_levels))
+        return bound
+
+    @property
+    def levels(self) -> list[float]:
+        """Noise levels from σ_max down, ending in 0.
+
+        Raises:
+            UserError: the sampler knows only their number.
+        """
+        if self._levels is None:
+            raise UserError(
+                f"{type(self).__name__} has a number of levels ({self.num_levels}) and no range: "
+                "call bind(sigma_min, sigma_max), or pass the levels themselves as sigmas."
+            )
+        return self._levels
+
+    @property
+    def sigma_max(self) -> float:
+        """Noise level of the start."""
+        return self.levels[0]
+
+    @property
+    def num_steps(self) -> int | None:
+        """Steps that `walk` takes, None where it is not known beforehand."""
+        return self.num_levels
+
+    @abstractmethod
+    def walk(self, score: "Counted", x: Tensor, noise: Callable[[], Tensor]) -> Iterator[Step]:
+        """Yield the state after each step, from x [B, *S] at σ_max to the image.
+
+        Args:
+            score: (x, sigma) -> [B, *S], where sigma is a number or [B]; calls are counted.
+            x: the start.
+            noise: each call returns fresh unit noise [B, *S].
+        """
+
+    @torch.no_grad()
+    def sample(
+        self,
+        score: Score,
+        shape: Sequence[int],
+        seeds: Sequence[int] | None = None,
+        device: torch.device | str | None = None,
+        *,
+        start: Tensor | None = None,
+        progress: bool = False,
+        on_step: Callable[[int, Step], None] | None = None,
+    ) -> Tensor:
+        """Draw images: x = σ_max z, then step after step down to σ = 0.
+
+        Each sample has a noise generator of its own, so with a score that treats samples one by one it comes out the
+        same, bit for bit, in any batch and on any number of processes.
+
+        Args:
+            score: (x [B, *S], sigma [B]) -> [B, *S], in the units of images in [0, 1].
+            shape: [B, *S].
+            seeds: one integer per sample; None draws them from torch's global generator.
+            device: where to sample; None is torch's default device. The same seed gives different noise on CPU and GPU.
+            start: begin at this x [B, *S] instead of σ_max z; its type is kept.
+            progress: show a bar.
+            on_step: called with the number of the step and its `Step`, to record a trajectory.
+
+        Returns:
+            [B, *S] in the units of images in [0, 1], not clamped.
+
+        Raises:
+            UserError: the seeds or the start do not fit the shape, the score returns another shape, or the state
+                becomes NaN or infinite (the step and σ are named).
+        """
+        shape = tuple(shape)
+        if len(shape) < 2 or min(shape) < 1:
+            raise UserError(f"shape is {shape}: give [batch, *image shape], each at least 1.")
+        if start is not None and tuple(start.shape) != shape:
+            raise UserError(f"start has shape {tuple(start.shape)}, but shape is {shape}.")
+        device = torch.get_default_device() if device is None else torch.device(device)
+        noise = SampleNoise(shape, seeds, device, torch.float32 if start is None else start.dtype)
+        x = self.sigma_max * noise() if start is None else start.to(device)
+        counted = Counted(score)
+        finite = FiniteWatch(1 if device.type == "cpu" else 32)
+        with tqdm(total=self.num_steps, disable=not progress, desc=type(self).__name__, unit="step") as bar:
+            for number, step in enumerate(self.walk(counted, x, noise), start=1):
+                finite.see(number, step)
+                if on_step is not None:
+                    on_step(number, step)
+                bar.update()
+                x = step.x
+        finite.settle()
+        self.nfe = counted.nfe
+        return x
+
+
+class Counted:
+    """A score that counts its calls, spreads a single σ over the batch, and checks the shape it returns."""
+
+    def __init__(self, score: Score) -> None:
+        self.score = score
+        self.nfe = 0
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Score at x [B, *S] and σ (a number or [B]), in x's type."""
+        self.nfe += 1
+        if not isinstance(sigma, Tensor):
+            sigma = x.new_full((len(x),), sigma)
+        value = self.score(x, sigma)
+        if value.shape != x.shape:
+            raise UserError(
+                f"the score returned shape {tuple(value.shape)} for x of shape {tuple(x.shape)}: "
+                "a score must return one value per value of x."
+            )
+        return value.to(x.dtype)
+
+
+class SampleNoise:
+    """Unit noise [B, *S] per call, each sample from its own generator, drawn several calls at a time.
+
+    The block depends only on the size of one sample: a generator's values depend on how many are asked for at once,
+    and a sample must not depend on its batch.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], seeds: Sequence[int] | None, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        if seeds is None:
+            seeds = torch.randint(2**62, (shape[0],)).tolist()
+        if len(seeds) != shape[0]:
+            raise UserError(f"{len(seeds)} seeds were given for a batch of {shape[0]}: give one per sample.")
+        self.generators = [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
+        per_block = max(1, 2**16 // math.prod(shape[1:]))
+        self.block = torch.empty(shape[0], per_block, *shape[1:], device=device)
+        self.used = per_block
+        self.dtype = dtype
+
+    def __call__(self) -> Tensor:
+        """Next noise [B, *S]: a view, overwritten some calls later."""
+        if self.used == self.block.shape[1]:
+            for row, generator in zip(self.block, self.generators, strict=True):
+                torch.randn(row.shape, generator=generator, out=row)
+            self.used = 0
+        self.used += 1
+        return self.block[:, self.used - 1].to(self.dtype)
+
+
+class FiniteWatch:
+    """Stops a walk whose state is NaN or infinite; looks at the device only every `every` steps."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.seen: list[tuple[int, float | Tensor, Tensor]] = []
+
+    def see(self, number: int, step: Step) -> None:
+        """Note a step; the sum of x is finite unless some x is not (or x is near overflow)."""
+        self.seen.append((number, step.sigma, step.x.sum()))
+        if len(self.seen) >= self.every:
+            self.settle()
+
+    def settle(self) -> None:
+        """Check the steps noted.
+
+        Raises:
+            UserError: one of them holds a NaN or an infinity.
+        """
+        if not self.seen:
+            return
+        good = torch.stack([total for _, _, total in self.seen]).isfinite().tolist()
+        if not all(good):
+            number, sigma, _ = self.seen[good.index(False)]
+            level = float(sigma.max()) if isinstance(sigma, Tensor) else sigma
+            raise UserError(
+                f"sampling left the finite numbers at step {number}, which ends at σ = {level:.4g}: "
+                "the score returned NaN or infinity there, or the steps are too large for it (take more levels)."
+            )
+        self.seen.clear()
+
+
+def descending(sigmas: Tensor | Sequence[float]) -> list[float]:
+    """Ascending noise levels turned round, with a final 0.
+
+    Raises:
+        UserError: they are not a list of positive, strictly ascending, finite numbers.
+    """
+    levels = torch.as_tensor(sigmas, dtype=torch.float64)
+    if levels.ndim != 1 or len(levels) == 0:
+        raise UserError(f"sigmas has shape {tuple(levels.shape)}: give a list of at least one noise level.")
+    if not (levels.isfinite() & (levels > 0)).all():
+        raise UserError(f"sigmas holds {levels[~(levels.isfinite() & (levels > 0))][0]:.4g}: every level must be > 0.")
+    rise = levels.diff() > 0
+    if not rise.all():
+        at = int((~rise).nonzero()[0, 0])
+        raise UserError(
+            f"sigmas must ascend strictly, but level {at} is {levels[at]:.6g} and the next {levels[at + 1]:.6g}: "
+            "sort them (log_uniform and shell_touch return them in order)."
+        )
+    return [*levels.flip(0).tolist(), 0.0]
+
+
+def per_image(values: Tensor, x: Tensor) -> Tensor:
+    """Reshape [B] to [B, 1, ..., 1] so that it multiplies x [B, *S]."""
+    return values.view(-1, *[1] * (x.ndim - 1))
