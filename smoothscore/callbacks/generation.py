@@ -87,19 +87,17 @@ class Generation(Callback):
         """All images, on every process, in the order of their seeds."""
         seeds = torch.arange(self.seed, self.seed + self.num_samples)
         own = seeds[trainer.global_rank :: trainer.world_size]
-        sampler = self.sampler.bind(module.levels)
-        start, parts = time.perf_counter(), []
+        sampler = self.sampler.bind(module.sigma_min, module.sigma_max)
         batches = own.split(self.batch_size)
-        with torch.no_grad():
-            for batch in tqdm(
-                batches, desc="drawing samples", unit="batch", leave=False, disable=not trainer.is_global_zero
-            ):
+        start, parts = time.perf_counter(), []
+        steps = None if sampler.num_steps is None else sampler.num_steps * len(batches)
+        with tqdm(total=steps, desc="drawing samples", unit="step", disable=not trainer.is_global_zero) as bar:
+            for batch in batches:
                 shape = (len(batch), *module.image_shape)
-                parts.append(
-                    sampler.sample(
-                        module.score, shape, batch.tolist(), device=module.device, progress=trainer.is_global_zero
-                    )
+                images = sampler.sample(
+                    module.score, shape, batch.tolist(), module.device, on_step=lambda *_: bar.update()
                 )
+                parts.append(images)
         images = _gather_rows(trainer, torch.cat(parts).float(), self.num_samples)
         return SampleSet(images.cpu(), seeds, trainer.global_step, sampler.nfe, time.perf_counter() - start)
 

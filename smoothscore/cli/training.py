@@ -1,11 +1,11 @@
 """`smoothscore fit | validate | test | predict`: LightningCLI over our modules and data modules."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jsonargparse import lazy_instance  # noqa: F401
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 import smoothscore.callbacks
 import smoothscore.data
@@ -21,6 +21,10 @@ from smoothscore.modules import ScoreModule
 
 class TrainingCLI(LightningCLI):
     """LightningCLI that checks a checkpoint before any long work starts."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse what `smoothscore` was called with; Lightning would warn that it came as a list."""
+        self.config = parser.parse_args(args)
 
     def before_instantiate_classes(self) -> None:
         """Look at the checkpoint's file."""
@@ -45,6 +49,7 @@ def check_checkpoint(path: Path) -> None:
 
 def run(name: str, args: Sequence[str]) -> None:
     """Parse and run one of the trainer's commands."""
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # between Lightning 2.6 and torch 2.14, not the user's
     TrainingCLI(
         ScoreModule,
         ImageDataModule,

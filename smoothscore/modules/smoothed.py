@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from smoothscore.data import Batch
@@ -46,10 +47,12 @@ class TemperatureSmoothed(ScoreModule):
         super().__init__(network, **options)
         if scale not in ("optimal", "scheduled"):
             raise UserError(f'scale is "{scale}"; it must be "optimal" (Eq. 10) or "scheduled".')
-        self.temperature = CollapseTemperature(sigma_collapse) if temperature is None else temperature
+        paper_temperature = CollapseTemperature(sigma_collapse)  # checks sigma_collapse in any case
+        self.temperature: Temperature = paper_temperature if temperature is None else temperature
         self.sigma_collapse = sigma_collapse
         self.scale = scale
         self.per_center = per_center
+        self._gathered: Tensor | None = None
 
     def score_target(self, batch: Batch, x: Tensor, sigma: Tensor) -> Tensor:
         """Denoising above σ_collapse, the tempered score over the neighbors at and below it."""
@@ -59,13 +62,20 @@ class TemperatureSmoothed(ScoreModule):
             index, sigma = batch.index[low], sigma[low]
             target[low] = smoothed_target(
                 x[low],
-                self.neighbors.images(index),
+                self.neighbors.images(index, out=self._buffer(len(x), x.device)[: len(low)]),
                 sigma,
                 temperature=self.temperature if self.per_center else self.temperature(sigma),
                 scale=self.scale,
                 mask=self.neighbors.mask(index),
             )
         return target
+
+    def _buffer(self, batch: int, device: torch.device) -> Tensor:
+        """Memory [B, K, *S] for the neighbors, kept from step to step: fresh pages cost more than the gather."""
+        shape = (batch, self.neighbors.k, *self.neighbors.image_shape)
+        if self._gathered is None or self._gathered.shape != shape or self._gathered.device != device:
+            self._gathered = torch.empty(shape, device=device)
+        return self._gathered
 
     def setup(self, stage: str) -> None:
         """Check the images and the neighbors, and give the temperature the images' dimension."""

@@ -1,0 +1,55 @@
+# Every target sets up what it needs: a virtual environment in .venv, made once and reused.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FAISS ?= cpu
+RUNS := runs/demo
+DEMO := conditioned unconditioned smoothed_optimal smoothed_scheduled
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-long lint format bench docs clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.ready  ## make .venv with everything that the other targets need
+
+# torch first and by version: a range would let pip download a newer one.
+$(VENV)/.ready: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import torch, torchvision' 2>/dev/null || $(BIN)/pip install --quiet torch==2.14.1 torchvision==0.29.1
+	$(BIN)/pip install --quiet --editable '.[$(FAISS),lite,docs,dev]'
+	touch $@
+
+demo: setup  ## train four variants on emoji, sample, and compare them (10 minutes on two cores)
+	@for variant in $(DEMO); do \
+	  if test -e $(RUNS)/$$variant/finished; then echo "$(RUNS)/$$variant is finished; delete it to train again"; \
+	  else $(BIN)/smoothscore fit --config configs/experiment/demo/$$variant.yaml --ckpt_path last || exit 1; fi; \
+	done
+	$(BIN)/smoothscore compare $(DEMO:%=$(RUNS)/%) --out $(RUNS)/compare
+	@echo "open $(RUNS)/compare/report.html"
+
+test: setup  ## run the tests
+	$(BIN)/pytest
+
+test-long: setup  ## run the tests in their full form
+	$(BIN)/pytest -m 'slow or not slow'
+
+lint: setup  ## style, types, and the layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## print every benchmark's ratios (an idle machine, please)
+	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+docs: setup  ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+clean:  ## delete runs, caches and the built documentation; .venv stays
+	rm -rf runs site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
