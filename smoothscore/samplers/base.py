@@ -86,13 +86,13 @@ class Sampler(ABC):
         return self.num_levels
 
     @abstractmethod
-    def walk(self, score: "Counted", x: Tensor, noise: Callable[[], Tensor]) -> Iterator[Step]:
+    def walk(self, score: "Counted", x: Tensor, noise: Iterator[Tensor]) -> Iterator[Step]:
         """Yield the state after each step, from x [B, *S] at σ_max to the image.
 
         Args:
             score: (x, sigma) -> [B, *S], where sigma is a number or [B]; calls are counted.
             x: the start.
-            noise: each call returns fresh unit noise [B, *S].
+            noise: yields fresh unit noise [B, *S] without end.
         """
 
     @torch.no_grad()
@@ -134,8 +134,9 @@ class Sampler(ABC):
         if start is not None and tuple(start.shape) != shape:
             raise UserError(f"start has shape {tuple(start.shape)}, but shape is {shape}.")
         device = torch.get_default_device() if device is None else torch.device(device)
-        noise = SampleNoise(shape, seeds, device, torch.float32 if start is None else start.dtype)
-        x = self.sigma_max * noise() if start is None else start.to(device)
+        dtype = torch.float32 if start is None else start.dtype
+        noise = sample_noise(generators(seeds, shape[0], device), shape[1:], dtype)
+        x = self.sigma_max * next(noise) if start is None else start.to(device)
         counted = Counted(score)
         finite = FiniteWatch(1 if device.type == "cpu" else 32)
         with tqdm(total=self.num_steps, disable=not progress, desc=type(self).__name__, unit="step") as bar:
@@ -171,34 +172,35 @@ class Counted:
         return value.to(x.dtype)
 
 
-class SampleNoise:
-    """Unit noise [B, *S] per call, each sample from its own generator, drawn several calls at a time.
+def generators(seeds: Sequence[int] | None, batch: int, device: torch.device) -> list[torch.Generator]:
+    """One generator per sample; None draws the seeds from torch's global generator.
 
-    The block depends only on the size of one sample: a generator's values depend on how many are asked for at once,
-    and a sample must not depend on its batch.
+    Raises:
+        UserError: the number of seeds is not the batch.
     """
+    if seeds is None:
+        seeds = torch.randint(2**62, (batch,), device="cpu").tolist()
+    if len(seeds) != batch:
+        raise UserError(f"{len(seeds)} seeds were given for a batch of {batch}: give one per sample.")
+    return [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
 
-    def __init__(
-        self, shape: tuple[int, ...], seeds: Sequence[int] | None, device: torch.device, dtype: torch.dtype
-    ) -> None:
-        if seeds is None:
-            seeds = torch.randint(2**62, (shape[0],)).tolist()
-        if len(seeds) != shape[0]:
-            raise UserError(f"{len(seeds)} seeds were given for a batch of {shape[0]}: give one per sample.")
-        self.generators = [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
-        per_block = max(1, 2**16 // math.prod(shape[1:]))
-        self.block = torch.empty(shape[0], per_block, *shape[1:], device=device)
-        self.used = per_block
-        self.dtype = dtype
 
-    def __call__(self) -> Tensor:
-        """Next noise [B, *S]: a view, overwritten some calls later."""
-        if self.used == self.block.shape[1]:
-            for row, generator in zip(self.block, self.generators, strict=True):
-                torch.randn(row.shape, generator=generator, out=row)
-            self.used = 0
-        self.used += 1
-        return self.block[:, self.used - 1].to(self.dtype)
+def sample_noise(
+    generators: list[torch.Generator], image_shape: tuple[int, ...], dtype: torch.dtype
+) -> Iterator[Tensor]:
+    """Yield unit noise [B, *S] without end, each sample from its own generator, several draws at a time.
+
+    The first draw comes alone, since a deterministic sampler needs no other; then up to 16 together, which spreads
+    the cost of calling B generators. How many depends only on the size of one sample: a generator's values depend on
+    how many are asked for at once, and a sample must not depend on its batch.
+    """
+    together = 1
+    while True:
+        block = torch.empty(len(generators), together, *image_shape, device=generators[0].device)
+        for row, generator in zip(block, generators, strict=True):
+            torch.randn(row.shape, generator=generator, out=row)
+        yield from block.to(dtype).unbind(1)
+        together = min(max(1, 2**14 // math.prod(image_shape)), 16)
 
 
 class FiniteWatch:

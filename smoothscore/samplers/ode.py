@@ -1,7 +1,7 @@
 """The probability flow dx/dσ = −σ s(x, σ): Euler, Heun, and adaptive Runge-Kutta."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -51,7 +51,7 @@ class ProbabilityFlow(Sampler):
         """Number of levels for euler; rk45 finds its own."""
         return self.num_levels if self.method == "euler" else None
 
-    def walk(self, score: Counted, x: Tensor, noise: Callable[[], Tensor]) -> Iterator[Step]:
+    def walk(self, score: Counted, x: Tensor, noise: Iterator[Tensor]) -> Iterator[Step]:
         """Yield the state after each step."""
         if self.method == "rk45":
             yield from dormand_prince(score, x, self.levels[0], self.levels[-2], rtol=self.rtol, atol=self.atol)
@@ -76,7 +76,7 @@ class Heun(Sampler):
     def __init__(self, sigmas: Tensor | Sequence[float] | int) -> None:
         super().__init__(sigmas)
 
-    def walk(self, score: Counted, x: Tensor, noise: Callable[[], Tensor]) -> Iterator[Step]:
+    def walk(self, score: Counted, x: Tensor, noise: Iterator[Tensor]) -> Iterator[Step]:
         """Yield the state after each step."""
         for sigma, sigma_next in pairwise(self.levels):
             h = sigma_next - sigma

@@ -58,15 +58,15 @@ class PredictorCorrector(Sampler):
         self.corrector_steps = corrector_steps
         self.snr = snr
 
-    def walk(self, score: Counted, x: Tensor, noise: Callable[[], Tensor]) -> Iterator[Step]:
+    def walk(self, score: Counted, x: Tensor, noise: Iterator[Tensor]) -> Iterator[Step]:
         """Yield the state after each predictor step."""
         for sigma, sigma_next in pairwise(self.levels):
             for _ in range(self.corrector_steps):
-                x = langevin(x, score(x, sigma), noise(), self.snr)
+                x = langevin(x, score(x, sigma), next(noise), self.snr)
             drift, spread = PREDICTORS[self.predictor](sigma, sigma_next)
             x = torch.add(x, score(x, sigma), alpha=drift)
             if sigma_next > 0 and spread > 0:
-                x = x.add_(noise(), alpha=spread)
+                x = x.add_(next(noise), alpha=spread)
             yield Step(x, sigma_next)
 
 
