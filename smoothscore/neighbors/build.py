@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -106,10 +105,11 @@ def _check_data(data: Tensor, k: int) -> None:
             f"k = {k} neighbors is too many for {len(data)} images: take k ≤ {len(data) - 1}, or use "
             "smoothscore.score.Tempered, which smooths over all of them."
         )
-    # A sum is NaN or infinite if any value is, and needs no second array.
-    if data.is_floating_point() and not math.isfinite(data.sum(dtype=torch.float64)):
-        row = int((~data.flatten(1).isfinite().all(1)).nonzero()[0])
-        raise UserError(f"row {row} of the training data holds NaN or infinity: repair or drop that image.")
+    # A sum is NaN or infinite if any value is, and takes no second array; the rows are searched only then.
+    if data.is_floating_point() and not data.sum().isfinite():
+        bad = (~data.flatten(1).isfinite().all(1)).nonzero()
+        if len(bad):
+            raise UserError(f"row {int(bad[0])} of the training data holds NaN or infinity: repair or drop that image.")
 
 
 def _check_labels(labels: Tensor, rows: int, k: int) -> list[Tensor]:

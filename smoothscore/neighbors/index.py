@@ -14,7 +14,7 @@ from torch import Tensor
 
 from smoothscore.errors import UserError
 
-EXTRA = 8  # candidates beyond k, so that ties at the k-th place seldom need a second search
+EXTRA = 4  # candidates beyond k, so that ties at the k-th place seldom need a second search
 _COARSE = 2e-5  # relative error of a squared distance above which it is computed anew from differences
 _QUERIES = 4096  # rows per search: faiss works in blocks of this size anyway
 _CANDIDATES = 1 << 24  # candidates held at a time
@@ -62,7 +62,7 @@ def require_faiss() -> ModuleType:
 def search(rows: Tensor, k: int, *, advance: Callable[[int], object] | None = None) -> Neighbors:
     """Find for every row its k nearest rows by L2 distance, itself first, exactly.
 
-    A matrix product gives ‖x‖² + ‖y‖² − 2 x·y with an error near √d ε (‖x‖² + ‖y‖²), which is all there is for
+    A matrix product gives ‖x‖² + ‖y‖² − 2 x·y with an error below √d ε (‖x‖² + ‖y‖²), which is all there is for
     near-duplicates. So candidates whose error matters are computed anew from differences, and those whose order is
     still open in float64. Rows equally far stand in the order of their index, at the k-th place too.
 
@@ -109,7 +109,7 @@ def _prepare(rows: Tensor) -> _Rows:
         direct = rows.float().contiguous()
         centered = direct - sample.mean(0)
         unit = 1.0
-    return _Rows(direct, centered, torch.linalg.vecdot(centered, centered), unit)
+    return _Rows(direct, centered, torch.linalg.vector_norm(centered, dim=1).square_(), unit)
 
 
 def _search_part(faiss: ModuleType, rows: _Rows, ids: Tensor, k: int, width: int) -> _Found:
@@ -119,17 +119,14 @@ def _search_part(faiss: ModuleType, rows: _Rows, ids: Tensor, k: int, width: int
     screened, candidates = faiss.knn(database if whole else rows.centered[ids].numpy(), database, width)
     distance_sq, index = torch.from_numpy(screened), torch.from_numpy(candidates)
     own = rows.norm_sq[ids, None]
-    scale = dim**0.5 * _EPS
+    scale = (dim**0.5 + 8) * _EPS  # 8: the rounding of the centered rows themselves
     error = scale * (own + rows.norm_sq[index])
     # Any row left out lies at least as far as the last candidate, up to the error of its own product; the norm of
     # one that could matter, closer than the last candidate, is bounded by the triangle inequality.
     last = distance_sq[:, -1] - scale * (3 * own[:, 0] + 2 * distance_sq[:, -1])
 
     itself = index == ids[:, None]
-    missing = ~itself.any(1)  # pushed out by exact duplicates
-    index[missing, -1] = ids[missing]
-    itself[missing, -1] = True
-
+    found = itself.any(1)  # else pushed out by exact copies
     coarse = (error > _COARSE * distance_sq) & ~itself
     query, place = coarse.nonzero(as_tuple=True)
     direct = _direct_float32(faiss, rows.direct, ids[query], index[query, place])
@@ -146,7 +143,7 @@ def _search_part(faiss: ModuleType, rows: _Rows, ids: Tensor, k: int, width: int
     error[query, place] = 0
     exact, index, error = _sorted(exact, index, error)
 
-    complete = exact[:, k - 1] + error[:, k - 1] < last
+    complete = (exact[:, k - 1] + error[:, k - 1] < last) & found
     if width == total:  # nothing was left out
         complete[:] = True
     return _Found(exact[:, :k].clamp(min=0), index[:, :k], complete)

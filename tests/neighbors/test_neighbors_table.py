@@ -61,6 +61,13 @@ def test_ties_at_the_last_place_go_to_the_lower_index():
     check(build_neighbors(data.float(), 5), neighbors_oracle(data.float(), 5))
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_all_images_equally_far(scale):
+    # Every other row ties, and a matrix product puts them in an order of its own.
+    data = scale * torch.eye(300)[torch.randperm(300, generator=torch.Generator().manual_seed(0))]
+    check(build_neighbors(data, 4), neighbors_oracle(data, 4))
+
+
 def test_all_images_equal():
     table = build_neighbors(torch.full((60, 3, 4, 4), 7, dtype=torch.uint8), 4)
     assert table.indices[0].tolist() == [0, 1, 2, 3]
