@@ -23,6 +23,8 @@ class GeneratedImages(nn.Module):
         name: of the features, which the Fréchet distances are named for.
         reference_train: rows of train that the Fréchet distance to train compares with.
         reference_test: rows of test, as many, for the distance to test.
+        train_features: features [M, F] of all training images, where they are known: memorization is then measured
+            among features as well, in `feature_memorization`.
 
     Source: arXiv 2601.19285, Sec. B.3.2 and 5.2.
     """
@@ -36,14 +38,22 @@ class GeneratedImages(nn.Module):
         name: str,
         reference_train: Tensor,
         reference_test: Tensor,
+        train_features: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.featurize = featurize
         self.memorization = Memorization(train, control=test)
+        self.feature_memorization: Memorization | None = None
+        if train_features is None:
+            references = {"train": featurize(train[reference_train]), "test": featurize(test[reference_test])}
+        else:
+            test_features = featurize(test)
+            references = {"train": train_features[reference_train], "test": test_features[reference_test]}
+            self.feature_memorization = Memorization(train_features, control=test_features)
         self.frechet = nn.ModuleDict(
             {
-                f"{side}_{name}": FrechetDistance(FrechetReference.from_features(featurize(images)), name=name)
-                for side, images in (("train", train[reference_train]), ("test", test[reference_test]))
+                f"{side}_{name}": FrechetDistance(FrechetReference.from_features(features), name=name)
+                for side, features in references.items()
             }
         )
 
@@ -79,5 +89,5 @@ class GeneratedImages(nn.Module):
             metric.reset()
 
     def _metrics(self) -> list[Metric]:
-        metrics = [self.memorization, *self.frechet.values()]
+        metrics = [self.memorization, *self.frechet.values(), self.feature_memorization]
         return [metric for metric in metrics if isinstance(metric, Metric)]

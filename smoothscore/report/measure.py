@@ -1,0 +1,136 @@
+"""Measure the samples of runs against the images they were trained on, with the measures of training."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from smoothscore.data import ImageDataModule, equal_reference_rows
+from smoothscore.errors import UserError
+from smoothscore.functional import MemorizationReport
+from smoothscore.metrics.generated import GeneratedImages
+from smoothscore.neighbors import extract_features, extractor_name
+from smoothscore.report.rebuild import build_data, data_key
+from smoothscore.report.runs import Run
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """Images that runs were trained on, made ready to measure against.
+
+    Attributes:
+        name: class of the data module.
+        train: uint8 [M, C, H, W].
+        test: uint8 [N, C, H, W], held out.
+        train_features: float32 [M, F].
+        reference_train: rows of train that the Fréchet distance compares with.
+        reference_test: as many rows of test.
+        measures: empty measures, references inside.
+    """
+
+    name: str
+    train: Tensor
+    test: Tensor
+    train_features: Tensor
+    reference_train: Tensor
+    reference_test: Tensor
+    measures: GeneratedImages
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredRun:
+    """A run with everything that was measured on its samples.
+
+    Attributes:
+        run: what its folder holds.
+        data: the images it was trained on; one object for all runs on the same images.
+        figures: named as they are logged in training.
+        pixels: nearest training images in pixels.
+        features: nearest training images in features.
+    """
+
+    run: Run
+    data: DataSet
+    figures: dict[str, float]
+    pixels: MemorizationReport
+    features: MemorizationReport
+
+
+def measure_runs(runs: Sequence[Run], extractor: nn.Module, device: torch.device) -> list[MeasuredRun]:
+    """Measure all runs; images, and their features, are prepared once for all runs on the same images.
+
+    Raises:
+        UserError: a configuration that cannot be built again, or samples of another shape than the data.
+    """
+    by_key: dict[str, DataSet] = {}
+    by_digest: dict[str, DataSet] = {}
+    measured = []
+    for run in runs:
+        key = data_key(run)
+        if key not in by_key:
+            module = build_data(run)
+            digest = _digest(module)
+            if digest not in by_digest:
+                by_digest[digest] = _data_set(module, extractor, device)
+            by_key[key] = by_digest[digest]
+        measured.append(_measure(run, by_key[key]))
+    return measured
+
+
+def _digest(data: ImageDataModule) -> str:
+    """Equal for equal images, whatever configuration they came by."""
+    digest = hashlib.sha256()
+    for images in (data.train, data.test):
+        for part in (images.pixels, images.labels):
+            digest.update(repr(tuple(part.shape)).encode())
+            digest.update(part.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _data_set(data: ImageDataModule, extractor: nn.Module, device: torch.device) -> DataSet:
+    def featurize(images: Tensor) -> Tensor:
+        return extract_features(images, extractor, device=device).to(device)
+
+    train, test = data.train.pixels.to(device), data.test.pixels.to(device)
+    features = _features_of_distinct(train, featurize(train))
+    rows = equal_reference_rows(data.train.labels, data.test.labels)
+    measures = GeneratedImages(
+        train,
+        test,
+        featurize=featurize,
+        name=extractor_name(extractor),
+        reference_train=rows[0],
+        reference_test=rows[1],
+        train_features=features,
+    ).to(device)
+    return DataSet(type(data).__name__, train, test, features, *rows, measures)
+
+
+def _features_of_distinct(images: Tensor, features: Tensor) -> Tensor:
+    """Give equal images equal features, which the place in a batch may round differently: they group as one."""
+    _, group = torch.unique(images.flatten(1), dim=0, return_inverse=True)
+    first = torch.full((len(images),), len(images), device=images.device)
+    first.scatter_reduce_(0, group, torch.arange(len(images), device=images.device), "amin")
+    return features[first[group]]
+
+
+def _measure(run: Run, data: DataSet) -> MeasuredRun:
+    images = run.samples.images
+    if images.shape[1:] != data.train.shape[1:]:
+        raise UserError(
+            f"The samples of {run.name} have shape {list(images.shape[1:])}, but its images "
+            f"{list(data.train.shape[1:])}: config.yaml and samples.npz are not of one run; draw the samples again."
+        )
+    measures = data.measures
+    measures.reset()
+    try:
+        measures.update(images.to(data.train.device))
+    except UserError as error:
+        raise UserError(f"{run.folder / 'samples.npz'} cannot be measured: {error}") from error
+    figures = {name: float(value) for name, value in measures.compute().items()}
+    assert measures.feature_memorization is not None
+    pixels, features = measures.memorization.report(), measures.feature_memorization.report()
+    measures.reset()
+    return MeasuredRun(run, data, figures, pixels, features)
