@@ -18,7 +18,7 @@ LITE0 = {"class_path": "smoothscore.neighbors.EfficientNetLite0", "init_args": {
 
 def emoji16(**options: Any) -> Emoji:
     """The data of the runs that `write_run` writes by default."""
-    return Emoji(image_size=16, num_train=60, num_test=128, batch_size=32, **options)
+    return Emoji(image_size=16, num_train=150, num_test=128, batch_size=32, **options)
 
 
 def planted(data: Emoji, num_samples: int, *, copies: int, seed: int = 0) -> Tensor:
@@ -66,7 +66,7 @@ def write_run(
         "model": {"class_path": "smoothscore.modules.TemperatureSmoothed", "init_args": {"scale": scale}},
         "data": {
             "class_path": "smoothscore.data.Emoji",
-            "init_args": {"image_size": 16, "num_train": 60, "num_test": 128, "batch_size": 32, **(data or {})},
+            "init_args": {"image_size": 16, "num_train": 150, "num_test": 128, "batch_size": 32, **(data or {})},
         },
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
