@@ -64,8 +64,8 @@ def chart(title: str, lines: Sequence[Line], x: Axis, y: Axis) -> Markup:
         return Markup()
     points = [point for line in shown for point in _finite(line.points, x, y)]
     ends = [(px, end) for line in shown for px, *band in line.band for end in band if _fits((px, end), x, y)]
-    to_x = _Scale.of(x, [px for px, _ in points], LEFT, WIDTH - RIGHT)
-    to_y = _Scale.of(y, [py for _, py in [*points, *ends]], HEIGHT - BOTTOM, TOP)
+    to_x = _Scale.of(x, [*(px for px, _ in points), *(mark for mark, _ in x.marks)], LEFT, WIDTH - RIGHT)
+    to_y = _Scale.of(y, [*(py for _, py in [*points, *ends]), *(mark for mark, _ in y.marks)], HEIGHT - BOTTOM, TOP)
     parts = [_grid(x, to_x, y, to_y)]
     parts += [_draw(line, x, y, to_x, to_y) for line in shown]
     description = "; ".join(

@@ -173,6 +173,11 @@ def test_lines_go_through_their_points_and_break_at_nan():
     assert f'd="M{left}.0 {bottom}.0L{middle:.1f} {top}.0M{right}.0 {(bottom + top) / 2:.1f}"' in svg
     assert "a&lt;b" in svg
     assert "a<b" not in svg
+    marked = chart(
+        "c", [Line("a", [(0.0, 0.0), (1.0, 0.1)], Look.of_run(1))], Axis("x"), Axis("y", marks=((0.5, "m"),))
+    )
+    height = float(re.search(r'class="mark" d="M\d+ ([\d.]+)H', marked).group(1))
+    assert top <= height < bottom
     assert chart("c", [Line("a", [], Look.of_run(1))], Axis("x"), Axis("y")) == ""
 
 
