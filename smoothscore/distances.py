@@ -105,8 +105,8 @@ class Centers:
         # of the centred rows; float64 since it is added to a product that nearly cancels it
         self.norm_sq = torch.cat([self._norm_sq(rows) for _, rows in self._chunks(self.data.device, torch.float32)])
         _check_rows(self.norm_sq.sqrt(), "data")
-        self._radius = float(self.norm_sq.max()) ** 0.5
-        self._size = self._radius + 2 * float(self.middle.double().norm())  # bounds ‖μ‖ + ‖middle‖
+        self.radius = float(self.norm_sq.max()) ** 0.5
+        self._size = self.radius + 2 * float(self.middle.double().norm())  # bounds ‖μ‖ + ‖middle‖
 
     def query(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Query:
         """Make points ready for `screen`, which then works in `dtype` on the points' device.
@@ -131,17 +131,21 @@ class Centers:
         """Make points [B, d] that are already decoded and checked ready for `screen` in another precision."""
         centred = point - self.middle.to(point.device)
         norm = torch.linalg.vector_norm(centred, dim=1)
-        return Query(point, centred.to(dtype), norm.square(), self._slack(norm, dtype))
+        return Query(point, centred.to(dtype), norm.square(), self.slack(norm, self.radius, dtype))
 
-    def _slack(self, norm: Tensor, dtype: torch.dtype) -> Tensor:
-        """Bound the screening error for points at `norm` from the middle, by γ_n Σ|x_i μ_i| ≤ γ_n ‖x‖ ‖μ‖."""
+    def slack(self, norm: Tensor, radius: Tensor | float, dtype: torch.dtype) -> Tensor:
+        """Bound the screening error for points at `norm` from the middle and centers within `radius` of it.
+
+        It comes from γ_n Σ|x_i μ_i| ≤ γ_n ‖x‖ ‖μ‖ and is linear in the radius, so that a root mean square of radii
+        gives a bound on the root mean square of errors.
+        """
         unit = torch.finfo(dtype).eps / 2
         block, blocks = self._blocks()
         # inside a block any order of summation; then one addition per block; then roundings of the operands,
         # which for float64 data are relative to the number before centring
-        product = 2 * norm * ((block + blocks + 4) * self._radius + 4 * self._size)
-        start = (blocks + 4) * self._radius**2 + 4 * self._radius * self._size
-        norms = 2.0**-53 * (self.dim + 8) * (norm + self._radius) ** 2  # of the offset and of norm_sq, in float64
+        product = 2 * norm * ((block + blocks + 4) * radius + 4 * self._size)
+        start = ((blocks + 4) * self.radius + 4 * self._size) * radius
+        norms = 2.0**-53 * (self.dim + 8) * (norm + self.radius) ** 2  # of the offset and of norm_sq, in float64
         slack: Tensor = 1.01 * (unit * (product + start) + norms)
         return slack
 
@@ -254,11 +258,13 @@ class Centers:
         for start in range(0, count, step):
             span = slice(start, start + step)
             rows = self.data[span if columns is None else columns[span].to(self.data.device)].to(device)
-            centred = buffer[: len(rows)].copy_(rows)
-            if rows.dtype == torch.uint8:
-                # float64 has to see the float32 quotient that direct differences see
-                centred = centred.copy_(decode(rows)) if dtype == torch.float64 else centred.div_(255)
-            yield start, centred.sub_(middle)
+            centred = buffer[: len(rows)]
+            if rows.dtype == torch.uint8 and dtype == torch.float32:
+                yield start, centred.copy_(rows).div_(255).sub_(middle)
+            elif rows.dtype == dtype:
+                yield start, torch.sub(rows, middle, out=centred)
+            else:  # float64 has to see the float32 quotient that direct differences see
+                yield start, centred.copy_(decode(rows)).sub_(middle)
 
     def _norm_sq(self, rows: Tensor) -> Tensor:
         norm: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)

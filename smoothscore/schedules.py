@@ -106,6 +106,7 @@ class ConstantTemperature(Temperature):
             raise UserError(f"temperature is {self.temperature}, but it must be above 0 (1 is no smoothing).")
 
     def __call__(self, sigma: Sigma) -> Sigma:
+        """T at every σ."""
         return sigma * 0 + self.temperature
 
 
@@ -120,6 +121,7 @@ class CollapseTemperature(Temperature):
             raise UserError(f"sigma_collapse is {self.sigma_collapse}, but it must be above 0; the paper uses 1 to 10.")
 
     def __call__(self, sigma: Sigma) -> Sigma:
+        """max(σ_collapse/σ, 1)."""
         if isinstance(sigma, Tensor):
             return (self.sigma_collapse / sigma).clamp_min(1)
         return max(self.sigma_collapse / sigma, 1.0)
@@ -132,9 +134,11 @@ class RootDimTemperature(Temperature):
     dim: int | None = None
 
     def bind(self, dim: int) -> Self:
+        """The same temperature with d filled in, unless it is given already."""
         return self if self.dim is not None else replace(self, dim=dim)
 
     def __call__(self, sigma: Sigma) -> Sigma:
+        """√d or d at every σ."""
         return sigma * 0 + self._value(self._known_dim())
 
     def _known_dim(self) -> int:

@@ -26,7 +26,7 @@ class RunRecord(SaveConfigCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the configuration before anything else is written."""
-        if not trainer.fast_dev_run:
+        if not getattr(trainer, "fast_dev_run", False):
             folder = run_folder(trainer)
             if trainer.is_global_zero and not self.already_saved:
                 name = "config.yaml" if stage == "fit" else f"config-{stage}.yaml"
@@ -52,9 +52,7 @@ class RunRecord(SaveConfigCallback):
             if not isinstance(logger, CSVLogger):
                 logger.log_hyperparams(yaml.safe_load(self.text))
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add version, model and data to the checkpoint, as plain text."""
         config = yaml.safe_load(self.text)
         parts = {name: config[name] for name in ("model", "data", "trainer") if name in config}

@@ -77,9 +77,7 @@ class EMA(Callback):
         """Give the raw weights back before anything is saved."""
         self._restore(pl_module)
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the raw weights under `state_dict`, also while the average is lent."""
         if self._raw is not None:
             checkpoint["state_dict"] = {**checkpoint["state_dict"], **self._raw}

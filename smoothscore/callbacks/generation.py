@@ -52,7 +52,9 @@ class Generation(Callback):
         every_n_validations: int = 1,
     ) -> None:
         if num_samples < 2:
-            raise UserError(f"Generation: num_samples is {num_samples}, but the measures need at least 2; 256 is small.")
+            raise UserError(
+                f"Generation: num_samples is {num_samples}, but the measures need at least 2; 256 is small."
+            )
         self.sampler = sampler
         self.num_samples = num_samples
         self.batch_size = batch_size
@@ -88,15 +90,17 @@ class Generation(Callback):
         seeds = torch.arange(self.seed, self.seed + self.num_samples)
         own = seeds[trainer.global_rank :: trainer.world_size]
         sampler = self.sampler.bind(module.sigma_min, module.sigma_max)
-        batches = own.split(self.batch_size)
+        batches = torch.split(own, self.batch_size)
         start, parts = time.perf_counter(), []
         steps = None if sampler.num_steps is None else sampler.num_steps * len(batches)
         with tqdm(total=steps, desc="drawing samples", unit="step", disable=not trainer.is_global_zero) as bar:
+
+            def advance(*_: object) -> None:
+                bar.update()
+
             for batch in batches:
                 shape = (len(batch), *module.image_shape)
-                images = sampler.sample(
-                    module.score, shape, batch.tolist(), module.device, on_step=lambda *_: bar.update()
-                )
+                images = sampler.sample(module.score, shape, batch.tolist(), module.device, on_step=advance)
                 parts.append(images)
         images = _gather_rows(trainer, torch.cat(parts).float(), self.num_samples)
         return SampleSet(images.cpu(), seeds, trainer.global_step, sampler.nfe, time.perf_counter() - start)
@@ -130,7 +134,7 @@ class Generation(Callback):
         return self._measures
 
     def _featurize(self, images: Tensor) -> Tensor:
-        return extract_features(images, self.extractor, device=images.device, progress=False)
+        return extract_features(images, self.extractor, device=images.device, progress=False).to(images.device)
 
     def _keep(self, trainer: Trainer, data: ImageDataModule, samples: SampleSet) -> None:
         folder = run_folder(trainer)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 from lightning import Trainer
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.loggers.logger import rank_zero_experiment
 
 
 class RunLogger(CSVLogger):

@@ -10,8 +10,8 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 import smoothscore.callbacks
 import smoothscore.data
 import smoothscore.modules
-import smoothscore.networks
 import smoothscore.neighbors
+import smoothscore.networks
 import smoothscore.samplers  # noqa: F401  # all of them imported, so that class_path takes short names
 from smoothscore.callbacks import RunRecord
 from smoothscore.data import ImageDataModule
@@ -24,6 +24,7 @@ class TrainingCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse what `smoothscore` was called with; Lightning would warn that it came as a list."""
+        assert isinstance(args, list)
         self.config = parser.parse_args(args)
 
     def before_instantiate_classes(self) -> None:

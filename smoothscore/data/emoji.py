@@ -41,7 +41,9 @@ class Emoji(ImageDataModule):
     ) -> None:
         super().__init__(**options)
         if not 8 <= self.image_size <= 32:
-            raise UserError(f"Emoji: image_size is {self.image_size}, but the embedded images serve sizes from 8 to 32.")
+            raise UserError(
+                f"Emoji: image_size is {self.image_size}, but the embedded images serve sizes from 8 to 32."
+            )
         self.num_train = num_train
         self.num_test = num_test
         self.categories = categories
@@ -80,7 +82,7 @@ def load_emoji() -> ImageSet:
 
 def first_occurrences(pixels: Tensor) -> Tensor:
     """Rows, ascending, of the images that do not repeat an earlier one exactly."""
-    _, group = pixels.flatten(1).unique(dim=0, return_inverse=True)
+    _, group = torch.unique(pixels.flatten(1), dim=0, return_inverse=True)
     first = torch.full((int(group.max()) + 1,), len(pixels))
     return first.scatter_reduce(0, group, torch.arange(len(pixels)), "amin").sort().values
 

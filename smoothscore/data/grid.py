@@ -32,7 +32,7 @@ def image_grid(samples: Tensor, train: Tensor, *, columns: int = 16, scale: int 
     pairs = torch.cat([_framed(decode(samples), scale), _framed(match, scale)], dim=1)  # each [n, h, w, 3]
     columns = min(columns, len(pairs))
     pad = pairs.new_full((-len(pairs) % columns, *pairs.shape[1:]), 255)
-    rows = torch.cat([pairs, pad]).unflatten(0, (-1, columns))
+    rows = torch.unflatten(torch.cat([pairs, pad]), 0, (-1, columns))
     grid = rows.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1)
     return np.asarray(grid.numpy())
 
@@ -53,3 +53,10 @@ def to_bytes(images: Tensor) -> Tensor:
 def _framed(images: Tensor, scale: int) -> Tensor:
     enlarged = to_bytes(images).repeat_interleave(scale, 1).repeat_interleave(scale, 2)
     return torch.nn.functional.pad(enlarged, (0, 0, 1, 1, 1, 1), value=255)
+
+
+def row_grid(images: Tensor, *, scale: int | None = None) -> Picture:
+    """Images [rows, columns, C, H, W] as a grid: uint8 [height, width, 3]."""
+    scale = scale or max(1, 64 // images.shape[-1])
+    framed = torch.unflatten(_framed(decode(images.flatten(0, 1)), scale), 0, tuple(images.shape[:2]))
+    return np.asarray(framed.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1).numpy())

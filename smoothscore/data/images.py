@@ -16,7 +16,7 @@ class Batch(NamedTuple):
     """
 
     image: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # the field hides tuple.index, which nobody calls
     label: Tensor
 
 
@@ -68,7 +68,7 @@ def equal_reference_rows(train: Tensor, test: Tensor, seed: int = 0) -> tuple[Te
     """
     generator = torch.Generator().manual_seed(seed)
     rows: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for label in train.unique().tolist():
+    for label in torch.unique(train).tolist():
         members = [(labels == label).nonzero().flatten() for labels in (train, test)]
         count = min(len(member) for member in members)
         for kept, member in zip(rows, members, strict=True):

@@ -106,7 +106,7 @@ class FixedLoader:
 
     def __init__(self, images: ImageSet, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
         self._images = _Rows(images)
-        self._batches = torch.arange(len(images.pixels))[rank::world_size].split(batch_size)
+        self._batches = torch.split(torch.arange(len(images.pixels))[rank::world_size], batch_size)
 
     def __len__(self) -> int:
         return len(self._batches)

@@ -5,6 +5,7 @@ import os
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,8 @@ class SampleSet:
     def save(self, path: Path) -> None:
         """Write an .npz archive, whole or not at all."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **{name: np.asarray(value) for name, value in asdict(self).items()})
+        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in asdict(self).items()}
+        np.savez_compressed(buffer, **arrays)
         write_atomically(path, buffer.getvalue())
 
     @classmethod

@@ -83,9 +83,7 @@ class FrechetDistance(Metric):
         """
         count = int(self.count)
         if count < 2:
-            raise UserError(
-                f"samples: {count} row(s), but a covariance needs at least 2; generate more images."
-            )
+            raise UserError(f"samples: {count} row(s), but a covariance needs at least 2; generate more images.")
         reference = self._reference()
         shift = self.total / count
         cov = (self.outer - count * shift.outer(shift)) / (count - 1)

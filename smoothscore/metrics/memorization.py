@@ -68,9 +68,7 @@ class Memorization(Metric):
             thresholds=tuple(thresholds),
             seed=seed,
         )
-        self.control = (
-            None if control is None else self._summarize(self.images.match(control, name="control"))
-        )
+        self.control = None if control is None else self._summarize(self.images.match(control, name="control"))
         for name in Match._fields:
             self.add_state(name, [], dist_reduce_fx="cat")
         self._start()

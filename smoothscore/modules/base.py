@@ -1,11 +1,12 @@
 """What every variant shares: a network, noise levels, a target, and the loss between them."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -117,8 +118,9 @@ class ScoreModule(LightningModule):
         if mirrored is not None:
             mirrored = expand(mirrored, x)
             x, target = torch.where(mirrored, x.flip(-1), x), torch.where(mirrored, target.flip(-1), target)
-        prediction = self.network(x, sigma).float()  # F; σ cancels in σ² ‖−F/σ − target‖²
-        return (prediction + expand(sigma, x) * target).square().flatten(1).mean(1) / 2
+        prediction: Tensor = self.network(x, sigma).float()  # F; σ cancels in σ² ‖−F/σ − target‖²
+        error: Tensor = prediction + expand(sigma, x) * target
+        return error.square().flatten(1).mean(1) / 2
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Draw noise levels and noise, and return the mean loss."""
@@ -154,7 +156,7 @@ class ScoreModule(LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
         """Nothing: the Generation callback draws the samples."""
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, and a linear warm-up counted in steps."""
         optimizer = self.optimizer(self.parameters())
         warmup = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, self.warmup_steps)))

@@ -31,9 +31,7 @@ def init_fan_avg_(layer: nn.Conv2d | nn.Linear, scale: float = 1.0) -> None:
         nn.init.zeros_(layer.bias)
 
 
-def conv(
-    channels_in: int, channels_out: int, kernel: int = 3, *, stride: int = 1, scale: float = 1.0
-) -> nn.Conv2d:
+def conv(channels_in: int, channels_out: int, kernel: int = 3, *, stride: int = 1, scale: float = 1.0) -> nn.Conv2d:
     """Convolution of odd kernel that keeps the size (or divides it by the stride), set by fan average."""
     layer = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=kernel // 2)
     init_fan_avg_(layer, scale)
@@ -56,8 +54,7 @@ def per_sample(sigma: Tensor | float, x: Tensor) -> Tensor:
     levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
     if levels.ndim > 1 or (levels.ndim == 1 and len(levels) not in (1, len(x))):
         raise UserError(
-            f"sigma has shape {tuple(levels.shape)} for a batch of {len(x)} images: "
-            "give one number, or one per image."
+            f"sigma has shape {tuple(levels.shape)} for a batch of {len(x)} images: give one number, or one per image."
         )
     return levels.expand(len(x))
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from smoothscore.distances import Centers, Query
 from smoothscore.errors import UserError
 from smoothscore.schedules import Temperature
-from smoothscore.score.groups import Group, combine, settle
+from smoothscore.score.groups import Group
 from smoothscore.score.radial import Gaussian, Levels, PowerLaw, PowerLawPerCenter, Radial, check_positive
+from smoothscore.score.solver import Solver
 from smoothscore.score.weights import check_temperature, effective_number
 
 Measure = Callable[[Query, Group], tuple[Tensor, ...]]  # what is wanted of a group, each [b, ...]
@@ -106,20 +107,22 @@ class EmpiricalScore(ABC):
             query = self.centers.query(x[start : start + size])
             part = None if level is None else level[start : start + size]
             radial_at = lambda query, value, part=part: self._radial(query, value, part)  # noqa: E731
-            for group in settle(self.centers, query, radial_at, for_score=for_score):
+            for group in Solver(self.centers, query, radial_at, for_score=for_score).groups():
                 rows.append(group.rows + start)
                 found.append(measure(query, group))
         order = torch.cat(rows).argsort()
         return tuple(torch.cat(parts)[order] for parts in zip(*found, strict=True))
 
     def _score(self, query: Query, group: Group) -> Tensor:
-        if group.pull is not None:
-            return group.pull
-        return combine(self.centers, query, group, group.weights * group.coefficient)
+        return group.total * self._shift(query, group)
 
     def _denoised(self, query: Query, group: Group) -> Tensor:
-        point = query.point[group.rows]
-        return point + combine(self.centers, query, group, group.weights)
+        same = group.share is group.weights  # one c for all centers
+        shift = self._shift(query, group) if same else group.mean_shift(self.centers, query, group.weights)
+        return query.point[group.rows] + shift
+
+    def _shift(self, query: Query, group: Group) -> Tensor:
+        return group.mean_shift(self.centers, query, group.share) if group.shift is None else group.shift
 
     def _all_weights(self, group: Group) -> Tensor:
         weights = group.weights.float()
@@ -142,11 +145,6 @@ class Conditioned(EmpiricalScore):
             raise UserError("The conditioned score needs a noise level: call it as s(x, sigma), or use Unconditioned.")
         check_positive(sigma, "sigma")
         return Gaussian(sigma)
-
-    def _denoised(self, query: Query, group: Group) -> Tensor:
-        if group.pull is None:
-            return super()._denoised(query, group)
-        return query.point[group.rows] + group.pull / group.coefficient
 
 
 class Unconditioned(EmpiricalScore):

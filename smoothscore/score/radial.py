@@ -20,23 +20,33 @@ from torch import Tensor
 from smoothscore.errors import UserError
 
 _LEVEL_DROP = 100.0  # a level this many nats below the others at the nearest center matters at no contender
+_LARGEST_RATIO = 1e30  # of squared distances: ln stays finite, so that T = ∞ gives 0 and not 0·∞
 
 
 class Profile(NamedTuple):
-    """ℓ and c at given squared distances [B, U], with their rates of change; all broadcast against [B, U]."""
+    """ℓ and c of centers [B, U], with their rates of change; all broadcast against [B, U]."""
 
-    log_weight: Tensor  # ℓ
+    log_weight: Tensor  # ℓ, up to a constant of the row
     coefficient: Tensor  # c, what multiplies w_j (μ_j − x) in the score; 0 at distance 0 where it would be infinite
     slope: Tensor  # bound on |dℓ/dr²|
     bend: Tensor  # bound on |d ln c/dr²|
 
 
 class Radial(ABC):
-    """A weight that depends on the distance alone; float64 throughout."""
+    """A weight that depends on the distance alone."""
 
     @abstractmethod
-    def __call__(self, distance_sq: Tensor) -> Profile:
-        """Evaluate ℓ, c and their rates at squared distances [B, U]; every row holds all centers that matter."""
+    def __call__(self, base: Tensor, excess: Tensor) -> Profile:
+        """Evaluate at squared distances base + excess.
+
+        Args:
+            base: smallest squared distance of the row, float64 [B, 1].
+            excess: how much larger it is for each center, [B, U]; float32 is enough, since ℓ is needed only
+                relative to the nearest center. Every row holds all centers that matter.
+
+        Returns:
+            `Profile` in the precision of `excess`.
+        """
 
     @abstractmethod
     def reach(self, distance_sq: Tensor, drop: float) -> Tensor:
@@ -53,10 +63,10 @@ class Gaussian(Radial):
 
     sigma: Tensor  # [B, 1]
 
-    def __call__(self, distance_sq: Tensor) -> Profile:
+    def __call__(self, base: Tensor, excess: Tensor) -> Profile:
         """See `Radial`."""
-        precision = self.sigma**-2
-        return Profile(distance_sq * (-precision / 2), precision, precision / 2, torch.zeros_like(precision))
+        precision = (self.sigma**-2).to(excess.dtype)
+        return Profile(excess * (-precision / 2), precision, precision / 2, torch.zeros_like(precision))
 
     def reach(self, distance_sq: Tensor, drop: float) -> Tensor:
         """See `Radial`."""
@@ -83,17 +93,21 @@ class PowerLaw(Radial):
         """−dℓ/d ln r² = (d−2)/(2T), [B, 1]."""
         return (self.dim - 2) / (2 * self.temperature)
 
-    def __call__(self, distance_sq: Tensor) -> Profile:
+    def __call__(self, base: Tensor, excess: Tensor) -> Profile:
         """See `Radial`."""
-        safe = distance_sq.clamp_min(torch.finfo(distance_sq.dtype).tiny)
-        log_weight = -self.rate * safe.log()
-        hit = (distance_sq == 0) & (self.rate > 0)
+        # relative to the nearest: float32 holds ln(1 + t) to a few digits of a small t, but not of ln r²
+        rate, start = self.rate.to(excess.dtype), base.to(excess.dtype)
+        ratio = excess / start.clamp_min(torch.finfo(excess.dtype).tiny)
+        log_weight = ratio.clamp_max_(_LARGEST_RATIO).log1p_().mul_(-rate)
+        distance_sq = excess + start
+        coefficient = self.dim / distance_sq
+        hit = start == 0
         if bool(hit.any()):
-            limit = torch.where(hit, 0.0, -torch.inf)
-            log_weight = torch.where(hit.any(1, keepdim=True), limit, log_weight)
-        inverse = safe.reciprocal_()
-        coefficient = torch.where(distance_sq > 0, self.dim * inverse, 0.0)
-        return Profile(log_weight, coefficient, self.rate * inverse, inverse)
+            coefficient.masked_fill_(distance_sq == 0, 0)
+            limit = torch.where(distance_sq == 0, 0.0, -torch.inf).to(excess.dtype)
+            log_weight = torch.where(hit & (rate > 0), limit, log_weight)
+        inverse = distance_sq.reciprocal_()
+        return Profile(log_weight, coefficient, rate * inverse, inverse)
 
     def reach(self, distance_sq: Tensor, drop: float) -> Tensor:
         """See `Radial`."""
@@ -115,16 +129,20 @@ class PowerLawPerCenter(Radial):
     dim: int
     temperature: Callable[[Tensor], Tensor | float]
 
-    def __call__(self, distance_sq: Tensor) -> Profile:
+    def __call__(self, base: Tensor, excess: Tensor) -> Profile:
         """See `Radial`."""
+        distance_sq = base + excess  # float64: ℓ itself is in the thousands
         safe = distance_sq.clamp_min(torch.finfo(distance_sq.dtype).tiny)
         sigma_star = (safe / self.dim).sqrt()
-        temperature = torch.as_tensor(self.temperature(sigma_star), dtype=safe.dtype, device=safe.device)
+        temperature = torch.as_tensor(self.temperature(sigma_star)).to(safe)
         check_positive(temperature, "temperature")
         f = -(self.dim - 2) * sigma_star.log() - self.dim / 2
         inverse = safe.reciprocal()
+        log_weight = f / temperature
+        log_weight = log_weight - log_weight.amax(1, keepdim=True)
         coefficient = torch.where(distance_sq > 0, self.dim * inverse, 0.0)
-        return Profile(f / temperature, coefficient, (self.dim + f.abs()) / temperature * inverse, inverse)
+        slope = (self.dim + f.abs()) / temperature * inverse
+        return Profile(*(part.to(excess.dtype) for part in (log_weight, coefficient, slope, inverse)))
 
     def reach(self, distance_sq: Tensor, drop: float) -> Tensor:
         """See `Radial`."""
@@ -142,43 +160,40 @@ class Levels(Radial):
     dim: int
     sigmas: Tensor  # [N]
 
-    def __call__(self, distance_sq: Tensor) -> Profile:
+    def __call__(self, base: Tensor, excess: Tensor) -> Profile:
         """See `Radial`."""
         # Far from the nearest center's best levels nothing is left at any contender, which is at least as far and
         # at most a few dozen nats down: with 116 levels for d = 3072, about 5 remain.
-        base = distance_sq.amin(1, keepdim=True)
-        log_share, total = self._shares(base)
+        log_share = self._log_share(base)
         kept = int((log_share >= -_LEVEL_DROP).sum(1).max())
         log_share, index = log_share.topk(kept, dim=1)
-        y = self._half_precision(distance_sq)[index]
-        beyond = distance_sq - base
-        moments = [torch.zeros_like(beyond) for _ in range(3)]  # Σ_i share_i exp(−y_i·beyond) y_i^n, n = 0, 1, 2
+        log_share, y = log_share.to(excess.dtype), self._half_precision(base)[index].to(excess.dtype)
+        moments = [torch.zeros_like(excess) for _ in range(3)]  # Σ_i share_i exp(−y_i·excess) y_i^n, n = 0, 1, 2
         for level in range(kept):
             y_level = y[:, level, None]
-            term = torch.addcmul(log_share[:, level, None], beyond, y_level, value=-1).exp_()
-            for n, moment in enumerate(moments):
-                moment.addcmul_(term, y_level**n)
+            term = torch.addcmul(log_share[:, level, None], excess, y_level, value=-1).exp_()
+            for moment in moments:
+                moment += term
+                term *= y_level
         mass, first, second = moments
-        mass.clamp_min_(torch.finfo(mass.dtype).tiny)
-        mean = first.div_(mass)
-        bend = (second.div_(mass) - mean.square()).clamp_min_(0) / mean.clamp_min(torch.finfo(mass.dtype).tiny)
-        return Profile(mass.log() + total, 2 * mean, mean, bend)
+        tiny = torch.finfo(mass.dtype).tiny
+        mean = first.div_(mass.clamp_min_(tiny))
+        bend = second.div_(mass).div_(mean.clamp_min(tiny)).sub_(mean).clamp_min_(0)
+        return Profile(mass.log_(), 2 * mean, mean, bend)
 
     def reach(self, distance_sq: Tensor, drop: float) -> Tensor:
         """See `Radial`."""
         # beyond this no single level holds as much as e^−drop/N of what all held at distance_sq
-        log_share, _ = self._shares(distance_sq[:, None])
-        allowed = (log_share + drop + math.log(len(self.sigmas))) / self._half_precision(distance_sq)
-        return distance_sq + allowed.amax(1)
+        allowed = self._log_share(distance_sq[:, None]) + drop + math.log(len(self.sigmas))
+        return distance_sq + (allowed / self._half_precision(distance_sq)).amax(1)
 
     def _half_precision(self, like: Tensor) -> Tensor:
         return 1 / (2 * self.sigmas.to(like) ** 2)
 
-    def _shares(self, distance_sq: Tensor) -> tuple[Tensor, Tensor]:
-        """Logarithm of each level's share at squared distances [B, 1], [B, N], and of the whole, [B, 1]."""
+    def _log_share(self, distance_sq: Tensor) -> Tensor:
+        """Logarithm of each level's share at squared distances [B, 1]: [B, N]."""
         f = -(self.dim - 2) * self.sigmas.to(distance_sq).log() - distance_sq * self._half_precision(distance_sq)
-        total = f.logsumexp(1, keepdim=True)
-        return f - total, total
+        return f.log_softmax(1)
 
 
 def check_positive(values: Tensor, name: str) -> None:

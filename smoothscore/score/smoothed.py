@@ -77,8 +77,9 @@ def smoothed_target(
 
 def _row_norm_sq(rows: Tensor) -> Tensor:
     """‖·‖² over the last dimension in float64, from float32 pieces short enough to lose nothing that matters."""
-    pieces = rows.unflatten(-1, (-1, math.gcd(rows.shape[-1], 256)))
-    return torch.linalg.vector_norm(pieces, dim=-1).double().square().sum(-1)
+    pieces = torch.unflatten(rows, -1, (-1, math.gcd(rows.shape[-1], 256)))
+    norms: Tensor = torch.linalg.vector_norm(pieces, dim=-1)
+    return norms.double().square().sum(-1)
 
 
 def _check(x: Tensor, centers: Tensor, temperature: object, scale: str, mask: Tensor | None) -> tuple[int, int]:

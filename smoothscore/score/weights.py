@@ -72,7 +72,7 @@ def optimal_weights(
         f = torch.where(hit.any(-1, keepdim=True), torch.where(hit, 0.0, -torch.inf), f)
     if mask is not None:
         f = f.masked_fill(~mask, -torch.inf)
-    return f.softmax(-1)
+    return torch.softmax(f, -1)
 
 
 def effective_number(weights: Tensor) -> Tensor:
@@ -86,7 +86,8 @@ def effective_number(weights: Tensor) -> Tensor:
     Returns:
         [...], between 1 (one center holds everything) and K (the plain mean).
     """
-    return torch.special.entr(weights).sum(-1).exp()
+    weights: Tensor = f.softmax(-1)
+    return weights
 
 
 def check_temperature(temperature: object) -> None:

@@ -28,7 +28,9 @@ def test_emoji_has_no_repeats_and_a_disjoint_test_set(emoji):
 
 
 def test_emoji_subset_size_categories_and_resolution():
-    data = Emoji(num_train=20, num_test=10, categories=["Food & Drink"], image_size=16, batch_size=4, k=5, cache_dir=None)
+    data = Emoji(
+        num_train=20, num_test=10, categories=["Food & Drink"], image_size=16, batch_size=4, k=5, cache_dir=None
+    )
     data.setup()
     assert data.image_shape == (3, 16, 16)
     assert len(data.train.pixels) == 20

@@ -61,7 +61,9 @@ def test_batch_holds_the_pixels_and_labels_of_its_rows():
 
 
 def test_fixed_loader_gives_each_row_to_one_process():
-    rows = [row for rank in range(3) for batch in FixedLoader(images(10), 2, rank=rank, world_size=3) for row in batch.index]
+    rows = [
+        row for rank in range(3) for batch in FixedLoader(images(10), 2, rank=rank, world_size=3) for row in batch.index
+    ]
     assert sorted(int(row) for row in rows) == list(range(10))
 
 

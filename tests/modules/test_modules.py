@@ -42,7 +42,11 @@ def test_loss_is_the_weighted_score_matching_loss():
     loss = module.loss(Batch(image, torch.arange(4), torch.zeros(4)), sigma, noise)
     x = (image + sigma.view(-1, 1, 1, 1) * noise).double()
     score = module.score(x.float(), sigma).double()
-    expected = sigma.double() ** 2 / 2 * (score - (image - x) / sigma.view(-1, 1, 1, 1).double() ** 2).square().flatten(1).sum(1)
+    expected = (
+        sigma.double() ** 2
+        / 2
+        * (score - (image - x) / sigma.view(-1, 1, 1, 1).double() ** 2).square().flatten(1).sum(1)
+    )
     assert torch.allclose(loss.double(), expected / 192, rtol=1e-3)
 
 

@@ -98,7 +98,9 @@ def test_masked_centers_take_no_part(noisy):
 def test_order_of_centers_does_not_matter(noisy):
     x, centers, sigma = noisy
     order = torch.randperm(centers.shape[1], generator=torch.Generator().manual_seed(2))
-    assert torch.allclose(smoothed_target(x, centers[:, order], sigma, 9.0), smoothed_target(x, centers, sigma, 9.0), rtol=1e-4)
+    assert torch.allclose(
+        smoothed_target(x, centers[:, order], sigma, 9.0), smoothed_target(x, centers, sigma, 9.0), rtol=1e-4
+    )
 
 
 def test_mirroring_commutes(noisy):
