@@ -86,8 +86,8 @@ def effective_number(weights: Tensor) -> Tensor:
     Returns:
         [...], between 1 (one center holds everything) and K (the plain mean).
     """
-    weights: Tensor = f.softmax(-1)
-    return weights
+    entropy: Tensor = torch.special.entr(weights).sum(-1)
+    return entropy.exp()
 
 
 def check_temperature(temperature: object) -> None:

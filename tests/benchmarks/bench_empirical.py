@@ -101,7 +101,8 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.get_float32_matmul_precision()} precision"
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, "
+        f"{torch.get_float32_matmul_precision()} precision"
     )
     levels = shell_touch(0.01, 50, 3072)
     for count in options.count:
