@@ -24,7 +24,8 @@ $(VENV)/.ready: pyproject.toml
 demo: setup  ## train four variants on emoji, sample, and compare them (10 minutes on two cores)
 	@for variant in $(DEMO); do \
 	  if test -e $(RUNS)/$$variant/finished; then echo "$(RUNS)/$$variant is finished; delete it to train again"; \
-	  else $(BIN)/smoothscore fit --config configs/experiment/demo/$$variant.yaml --ckpt_path last || exit 1; fi; \
+	  else echo "== $$variant" && $(BIN)/smoothscore fit --config configs/experiment/demo/$$variant.yaml \
+	    --trainer.logger.init_args.version $$variant --ckpt_path last && touch $(RUNS)/$$variant/finished || exit 1; fi; \
 	done
 	$(BIN)/smoothscore compare $(DEMO:%=$(RUNS)/%) --out $(RUNS)/compare
 	@echo "open $(RUNS)/compare/report.html"

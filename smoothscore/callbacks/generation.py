@@ -70,7 +70,7 @@ class Generation(Callback):
         if trainer.sanity_checking:
             return
         self._validations += 1
-        last = trainer.global_step >= trainer.max_steps > 0
+        last = trainer.global_step >= trainer.estimated_stepping_batches
         if last or self._validations % self.every_n_validations == 0:
             self._draw_and_measure(trainer, pl_module)
 
@@ -87,7 +87,9 @@ class Generation(Callback):
 
     def draw(self, trainer: Trainer, module: ScoreModule) -> SampleSet:
         """All images, on every process, in the order of their seeds."""
-        seeds = torch.arange(self.seed, self.seed + self.num_samples)
+        dry_run = getattr(trainer, "fast_dev_run", False)  # a look at every part, not at every image
+        num_samples = min(self.num_samples, 2 * trainer.world_size) if dry_run else self.num_samples
+        seeds = torch.arange(self.seed, self.seed + num_samples)
         own = seeds[trainer.global_rank :: trainer.world_size]
         sampler = self.sampler.bind(module.sigma_min, module.sigma_max)
         batches = torch.split(own, self.batch_size)
@@ -102,7 +104,7 @@ class Generation(Callback):
                 shape = (len(batch), *module.image_shape)
                 images = sampler.sample(module.score, shape, batch.tolist(), module.device, on_step=advance)
                 parts.append(images)
-        images = _gather_rows(trainer, torch.cat(parts).float(), self.num_samples)
+        images = _gather_rows(trainer, torch.cat(parts).float(), num_samples)
         return SampleSet(images.cpu(), seeds, trainer.global_step, sampler.nfe, time.perf_counter() - start)
 
     def _draw_and_measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -115,7 +117,7 @@ class Generation(Callback):
         figures["generation/nfe"] = torch.tensor(float(samples.nfe))
         figures["generation/seconds"] = torch.tensor(samples.seconds)
         pl_module.log_dict(figures)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             self._keep(trainer, module.data, samples)
 
     def _prepare(self, module: ScoreModule) -> GeneratedImages:

@@ -1,6 +1,7 @@
 """Extractors: frozen modules from images to features, the spaces in which neighbors may be sought."""
 
 import importlib
+from abc import ABC, abstractmethod
 from pickle import UnpicklingError
 
 import torch
@@ -20,7 +21,7 @@ def as_float(images: Tensor) -> Tensor:
     return images.float().div_(255) if images.dtype == torch.uint8 else images.float()
 
 
-class Extractor(nn.Module):
+class Extractor(nn.Module, ABC):
     """A frozen map from images [B, C, H, W] in [0, 1] (or uint8 meaning value/255) to features float32 [B, F].
 
     A subclass writes ``features(images)``; freezing, precision and normalisation are done here. It stays in
@@ -36,9 +37,9 @@ class Extractor(nn.Module):
         self.name = name
         self.normalize = normalize
 
+    @abstractmethod
     def features(self, images: Tensor) -> Tensor:
         """Map float32 images [B, C, H, W] in [0, 1] to features [B, F]."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:

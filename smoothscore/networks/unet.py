@@ -23,7 +23,7 @@ class UNet(nn.Module):
 
     The score is −F(x[, σ])/σ, where a blind network leaves σ to whoever asks. Each image enters as 2x − 1
     divided by its own size √(mean((2x − 1)²) + 1/4), which a blind network may know because no noise level is
-    needed for it: up to any σ the activations stay near 1.
+    needed for it: up to any σ the activations stay near 1. One over that size enters as one more channel.
 
     Args:
         image_size: height and width; must be divisible by 2^(len(ch_mult) − 1).
@@ -63,7 +63,7 @@ class UNet(nn.Module):
             block = ResBlock(channels_in, channels_out, embedding=width, dropout=dropout)
             return Stage(block, Attention(channels_out) if size in attn_resolutions else None)
 
-        self.conv_in = conv(in_channels, nf)
+        self.conv_in = conv(in_channels + 1, nf)
         channels, size = nf, image_size
         skips = [channels]
         self.down = nn.ModuleList()
@@ -116,7 +116,9 @@ class UNet(nn.Module):
             embedding = self.embedding(per_sample(sigma, x))
 
         h = 2.0 * x - 1.0
-        h = self.conv_in(h * torch.rsqrt(h.square().mean(dim=(1, 2, 3), keepdim=True) + 0.25))
+        gain = torch.rsqrt(h.square().mean(dim=(1, 2, 3), keepdim=True) + 0.25)
+        # The gain is a channel of its own: without it a faded image would look like a bright one.
+        h = self.conv_in(torch.cat([h * gain, gain.expand(-1, 1, *h.shape[2:])], dim=1))
         skips = [h]
         for layer in self.down:
             h = layer(h, embedding) if isinstance(layer, Stage) else layer(h)

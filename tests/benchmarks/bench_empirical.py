@@ -9,8 +9,10 @@ bound is one float32 product of all points with all centers, 2·B·M·d operatio
 """
 
 import argparse
+import os
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.resources import files
 
 import numpy as np
@@ -75,16 +77,46 @@ def interleaved(forms: dict[str, Callable[[], Tensor]], repeat: int) -> dict[str
     return best
 
 
-def report(label: str, ours: str, best: dict[str, float]) -> None:
+def report(label: str, best: dict[str, float]) -> None:
     """One line: times, our ratio to the fastest peer (above 1: we are faster), share of the product's bound."""
-    bound = best.pop("bound")
-    mine = best.pop(ours)
+    bound, ours = best.pop("bound"), best.pop("ours")
     peers = "  ".join(f"{name} {seconds * 1e3:.0f}" for name, seconds in best.items())
-    ratio = min(best.values()) / mine
+    ratio = min(best.values()) / ours
     print(
-        f"  {label:28s} ours {mine * 1e3:5.0f} ms   {peers} ms   ratio {ratio:4.2f}   bound {bound / mine:4.0%}",
+        f"  {label:26s} ours {ours * 1e3:5.0f} ms   {peers} ms   ratio {ratio:4.2f}   bound {bound / ours:4.0%}",
         flush=True,
     )
+
+
+def compare(kept: Tensor, peers: Peers, clean: Tensor, noise: Tensor, options: argparse.Namespace) -> None:
+    """All scores at all noise levels, for one way of holding the data."""
+    conditioned, unconditioned = Conditioned(kept), Unconditioned(kept)
+    mixture = Unconditioned(kept, shell_touch(0.01, 50, clean[0].numel()))
+    tempered = {t: Tempered(kept, t) for t in options.temperature}
+
+    def at_level(sigma: float) -> None:
+        x = clean + sigma * noise
+        flat = x.flatten(1)
+        bound: dict[str, Callable[[], Tensor]] = {"bound": lambda: flat @ peers.data.T}
+
+        def timed(label: str, **forms: Callable[[], Tensor]) -> None:
+            report(f"{label}, σ = {sigma:g}", interleaved(bound | forms, options.repeat))
+
+        timed(
+            "conditioned",
+            ours=lambda: conditioned(x, sigma),
+            product=lambda: peers.product(flat, sigma),
+            cdist=lambda: peers.cdist(flat, sigma),
+            ideal=lambda: peers.ideal_denoiser(flat, sigma),
+        )
+        for temperature, score in tempered.items():
+            product = partial(peers.power_law, flat, temperature)
+            timed(f"T = {temperature:g}", ours=partial(score, x), product=product)
+        if options.mixture:
+            timed("mixture of levels", ours=lambda: mixture(x), optimal_shell=lambda: unconditioned(x))
+
+    for sigma in options.sigma:
+        at_level(sigma)
 
 
 def main() -> None:
@@ -100,11 +132,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, "
-        f"{torch.get_float32_matmul_precision()} precision"
-    )
-    levels = shell_touch(0.01, 50, 3072)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores")
     for count in options.count:
         generator = torch.manual_seed(0)
         packed = blended_emoji(count, generator)
@@ -114,34 +142,7 @@ def main() -> None:
         noise = torch.randn(clean.shape, generator=generator)
         for name, kept in (("float32", data), ("uint8", packed)):
             print(f"M = {count}, d = {clean[0].numel()}, B = {options.batch}, data held as {name}")
-            conditioned, unconditioned = Conditioned(kept), Unconditioned(kept)
-            mixture = Unconditioned(kept, levels)
-            for sigma in options.sigma:
-                x = clean + sigma * noise
-                flat = x.flatten(1)
-                forms: dict[str, Callable[[], Tensor]] = {
-                    "bound": lambda flat=flat: flat @ peers.data.T,
-                    "ours": lambda x=x, sigma=sigma: conditioned(x, sigma),
-                    "product": lambda flat=flat, sigma=sigma: peers.product(flat, sigma),
-                    "cdist": lambda flat=flat, sigma=sigma: peers.cdist(flat, sigma),
-                    "ideal": lambda flat=flat, sigma=sigma: peers.ideal_denoiser(flat, sigma),
-                }
-                report(f"conditioned σ = {sigma}", "ours", interleaved(forms, options.repeat))
-                for temperature in options.temperature:
-                    score = unconditioned if temperature == 1 else Tempered(kept, temperature)
-                    forms = {
-                        "bound": forms["bound"],
-                        "ours": lambda score=score, x=x: score(x),
-                        "product": lambda flat=flat, t=temperature: peers.power_law(flat, t),
-                    }
-                    report(f"T = {temperature:g} at σ = {sigma}", "ours", interleaved(forms, options.repeat))
-                if options.mixture:
-                    forms = {
-                        "bound": forms["bound"],
-                        "ours": lambda x=x: mixture(x),
-                        "power law": lambda x=x: unconditioned(x),
-                    }
-                    report(f"mixture at σ = {sigma}", "ours", interleaved(forms, options.repeat))
+            compare(kept, peers, clean, noise, options)
 
 
 if __name__ == "__main__":
