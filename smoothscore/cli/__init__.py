@@ -43,10 +43,20 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.path.insert(0, os.getcwd())
     try:
         importlib.import_module(f"smoothscore.cli.{COMMANDS[name].module}").run(name, rest)
-    except UserError as error:
-        if os.environ.get("SMOOTHSCORE_DEBUG") == "1":
+    except ValueError as error:
+        cause = user_error(error)
+        if cause is None or os.environ.get("SMOOTHSCORE_DEBUG") == "1":
             raise
-        _fail(str(error))
+        _fail(str(cause))
+
+
+def user_error(error: BaseException | None) -> UserError | None:
+    """The `UserError` behind an error, if there is one: the parser wraps those of constructors in its own."""
+    while error is not None:
+        if isinstance(error, UserError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def usage() -> str:

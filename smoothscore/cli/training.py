@@ -26,9 +26,6 @@ class TrainingCLI(LightningCLI):
         """Parse what `smoothscore` was called with; Lightning would warn that it came as a list."""
         assert isinstance(args, list)
         self.config = parser.parse_args(args)
-
-    def before_instantiate_classes(self) -> None:
-        """Look at the checkpoint's file."""
         path = self.config[self.config.subcommand].get("ckpt_path")
         if path and str(path) not in ("best", "last", "hpc"):
             check_checkpoint(Path(path))

@@ -4,6 +4,7 @@ import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 
+import torch
 from lightning import LightningDataModule
 from torch import nn
 
@@ -131,8 +132,8 @@ class ImageDataModule(LightningDataModule, ABC):
         return self.val_dataloader()
 
     def predict_dataloader(self) -> list[Batch]:
-        """No images: `predict` draws samples, through the Generation callback."""
-        return [Batch(*(rows[:0] for rows in (self.train.pixels, self.train.labels, self.train.labels)))]
+        """One image, so that the loop runs: `predict` draws samples, through the Generation callback."""
+        return [Batch(self.train.pixels[:1], torch.zeros(1, dtype=torch.int64), self.train.labels[:1])]
 
     def _processes(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
