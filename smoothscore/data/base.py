@@ -8,7 +8,7 @@ import torch
 from lightning import LightningDataModule
 from torch import nn
 
-from smoothscore.data.images import Batch, ImageSet, Split
+from smoothscore.data.images import ImageSet, Split
 from smoothscore.data.rows import FixedLoader, RowStream, TrainLoader
 from smoothscore.errors import UserError
 from smoothscore.neighbors import NeighborStore, NeighborTable, build_neighbors
@@ -131,9 +131,9 @@ class ImageDataModule(LightningDataModule, ABC):
         """The same held-out images as in validation."""
         return self.val_dataloader()
 
-    def predict_dataloader(self) -> list[Batch]:
+    def predict_dataloader(self) -> FixedLoader:
         """One image, so that the loop runs: `predict` draws samples, through the Generation callback."""
-        return [Batch(self.train.pixels[:1], torch.zeros(1, dtype=torch.int64), self.train.labels[:1])]
+        return FixedLoader(self.train.rows(torch.zeros(1, dtype=torch.int64)), 1)
 
     def _processes(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
