@@ -29,7 +29,8 @@ class RunRecord(SaveConfigCallback):
         if not getattr(trainer, "fast_dev_run", False):
             folder = run_folder(trainer)
             if trainer.is_global_zero and not self.already_saved:
-                name = "config.yaml" if stage == "fit" else f"config-{trainer.state.fn.value}.yaml"
+                command = trainer.state.fn.value if trainer.state.fn else stage
+                name = "config.yaml" if stage == "fit" else f"config-{command}.yaml"
                 text = self.text
                 path = folder / name
                 if path.is_file() and path.read_text() != text:
