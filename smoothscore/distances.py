@@ -103,7 +103,7 @@ class Centers:
         if not bool(self.middle.isfinite().all()):  # a bad row would hide the others' norms
             self.middle = torch.zeros_like(self.middle)
         # of the centred rows; float64 since it is added to a product that nearly cancels it
-        self.norm_sq = torch.cat([self._norm_sq(rows) for _, rows in self._chunks(self.data.device, torch.float32)])
+        self.norm_sq = torch.cat([self._norm_sq(rows) for _, rows in self.chunks(self.data.device, torch.float32)])
         _check_rows(self.norm_sq.sqrt(), "data")
         self.radius = float(self.norm_sq.max()) ** 0.5
         self._size = self.radius + 2 * float(self.middle.double().norm())  # bounds ‖μ‖ + ‖middle‖
@@ -163,7 +163,7 @@ class Centers:
         block, _ = self._blocks()
         known = self.norm_sq if columns is None else self.norm_sq[columns.to(self.norm_sq.device)]
         value = torch.empty(len(query.centred), len(known), dtype=dtype, device=device)
-        for start, rows in self._chunks(device, dtype, columns):
+        for start, rows in self.chunks(device, dtype, columns):
             stop = start + len(rows)
             norm_sq = known[start:stop].to(device) if dtype == torch.float32 else self._norm_sq(rows)
             part = norm_sq.to(dtype).repeat(len(value), 1)
@@ -178,7 +178,7 @@ class Centers:
         """Sum the centred centers, Σ_j w_j (μ_j − middle), for weights [B, U] in their precision: float64 [B, d]."""
         device = weights.device
         total = torch.zeros(len(weights), self.dim, dtype=torch.float64, device=device)
-        for start, rows in self._chunks(device, weights.dtype, columns):
+        for start, rows in self.chunks(device, weights.dtype, columns):
             for first in range(0, len(rows), _SUM_BLOCK):
                 part = rows[first : first + _SUM_BLOCK]
                 with full_precision(device):
@@ -246,7 +246,7 @@ class Centers:
         block = max(_PRODUCT_BLOCK, int(self.dim**0.5))
         return block, -(-self.dim // block)
 
-    def _chunks(
+    def chunks(
         self, device: torch.device, dtype: torch.dtype, columns: Tensor | None = None
     ) -> Iterator[tuple[int, Tensor]]:
         """Centred rows in `dtype`, a chunk at a time, in one buffer that stays in the processor's cache."""

@@ -11,8 +11,17 @@ from smoothscore.distances import Centers, Query
 from smoothscore.errors import UserError
 from smoothscore.schedules import Temperature
 from smoothscore.score.groups import Group
-from smoothscore.score.radial import Gaussian, Levels, PowerLaw, PowerLawPerCenter, Radial, check_positive
-from smoothscore.score.solver import Solver
+from smoothscore.score.radial import (
+    Gaussian,
+    Levels,
+    PowerLaw,
+    PowerLawPerCenter,
+    Radial,
+    check_dim,
+    check_positive,
+    per_point,
+)
+from smoothscore.score.solver import Need, Solver
 from smoothscore.score.weights import check_temperature, effective_number
 
 Measure = Callable[[Query, Group], tuple[Tensor, ...]]  # what is wanted of a group, each [b, ...]
@@ -64,7 +73,7 @@ class EmpiricalScore(ABC):
 
     def weights(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
         """Weights of all centers, float32 [B, M], in rows that sum to 1; a mixture's are summed over its levels."""
-        (weights,) = self._measure(lambda _, group: (self._all_weights(group),), x, sigma, for_score=False)
+        (weights,) = self._measure(lambda _, group: (self._all_weights(group),), x, sigma, need="weights")
         return weights
 
     def denoised(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
@@ -75,11 +84,11 @@ class EmpiricalScore(ABC):
     def effective_number(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
         """How many centers the weights amount to, exp(−Σ_j w_j ln w_j): float32 [B], from 1 to M."""
         measure: Measure = lambda _, group: (effective_number(group.weights),)  # noqa: E731
-        return self._measure(measure, x, sigma, for_score=False)[0].float()
+        return self._measure(measure, x, sigma, need="weights")[0].float()
 
     def dominant(self, x: Tensor, sigma: Tensor | float | None = None) -> Dominant:
         """Index and weight of the center that holds most of the weight, both [B]."""
-        index, weight = self._measure(lambda _, group: _dominant(group), x, sigma, for_score=False)
+        index, weight = self._measure(lambda _, group: _dominant(group), x, sigma, need="weights")
         return Dominant(index, weight.float())
 
     def posterior(self, x: Tensor, sigma: Tensor | float | None = None) -> Posterior:
@@ -95,19 +104,19 @@ class EmpiricalScore(ABC):
 
     @torch.no_grad()
     def _measure(
-        self, measure: Measure, x: Tensor, sigma: Tensor | float | None, *, for_score: bool = True
+        self, measure: Measure, x: Tensor, sigma: Tensor | float | None, *, need: Need = "score"
     ) -> tuple[Tensor, ...]:
         if len(x) == 0:  # the shapes of one point, without the point
             one = self.centers.data[:1].to(x.device).view(1, *self.centers.shape)
-            return tuple(part[:0] for part in self._measure(measure, one, 1.0, for_score=for_score))
-        level = None if sigma is None else _per_point(sigma, x)
+            return tuple(part[:0] for part in self._measure(measure, one, 1.0, need=need))
+        level = None if sigma is None else per_point(sigma, x, "sigma")
         rows, found = [], []
         size = self.centers.query_rows(bytes_per_pair=8)
         for start in range(0, len(x), size):
             query = self.centers.query(x[start : start + size])
             part = None if level is None else level[start : start + size]
             radial_at = lambda query, value, part=part: self._radial(query, value, part)  # noqa: E731
-            for group in Solver(self.centers, query, radial_at, for_score=for_score).groups():
+            for group in Solver(self.centers, query, radial_at, need=need).groups():
                 rows.append(group.rows + start)
                 found.append(measure(query, group))
         order = torch.cat(rows).argsort()
@@ -172,7 +181,7 @@ class Unconditioned(EmpiricalScore):
     def __init__(self, data: Tensor, sigmas: Tensor | None = None, *, memory_budget: int = 2**28) -> None:
         super().__init__(data, memory_budget=memory_budget)
         if sigmas is None:
-            _check_dim(self.centers.dim)
+            check_dim(self.centers.dim)
         else:
             if sigmas.ndim != 1 or not len(sigmas):
                 raise UserError(f"sigmas has shape {list(sigmas.shape)}: give noise levels as [N], N ≥ 1, or None.")
@@ -213,7 +222,7 @@ class Tempered(EmpiricalScore):
         memory_budget: int = 2**28,
     ) -> None:
         super().__init__(data, memory_budget=memory_budget)
-        _check_dim(self.centers.dim)
+        check_dim(self.centers.dim)
         check_temperature(temperature)
         self.temperature = temperature.bind(self.centers.dim) if isinstance(temperature, Temperature) else temperature
         self.per_center = per_center
@@ -237,20 +246,5 @@ def _dominant(group: Group) -> tuple[Tensor, Tensor]:
     return position if group.columns is None else group.columns[position], weight
 
 
-def _per_point(sigma: Tensor | float, x: Tensor) -> Tensor:
-    level = torch.as_tensor(sigma, device=x.device).detach().to(torch.float64).reshape(-1, 1)
-    if len(level) not in (1, len(x)):
-        raise UserError(f"sigma has {len(level)} values for {len(x)} points: give one for all, or one for each.")
-    return level.expand(len(x), 1)
-
-
 def _like(flat: Tensor, x: Tensor) -> Tensor:
     return flat.to(x.dtype if x.is_floating_point() else torch.float32).view(x.shape)
-
-
-def _check_dim(dim: int) -> None:
-    if dim < 2:
-        raise UserError(
-            "The data's images hold a single value each, but the optimal-shell weights are r^−(d−2): "
-            "below d = 2 they would grow with the distance. Give noise levels to Unconditioned, or use Conditioned."
-        )

@@ -52,8 +52,8 @@ class Radial(ABC):
     def reach(self, distance_sq: Tensor, drop: float) -> Tensor:
         """Squared distance beyond which a weight is below e^−drop times the one at `distance_sq` > 0, [B]."""
 
-    def take(self, rows: Tensor) -> Self:
-        """The same for some of the queries, rows int64 [b]."""
+    def take(self, rows: Tensor | slice) -> Self:
+        """The same for some of the queries, rows int64 [b] or a slice."""
         return self
 
 
@@ -72,7 +72,7 @@ class Gaussian(Radial):
         """See `Radial`."""
         return distance_sq + 2 * drop * self.sigma.squeeze(1) ** 2
 
-    def take(self, rows: Tensor) -> "Gaussian":
+    def take(self, rows: Tensor | slice) -> "Gaussian":
         """See `Radial`."""
         return Gaussian(self.sigma[rows])
 
@@ -113,7 +113,7 @@ class PowerLaw(Radial):
         """See `Radial`."""
         return distance_sq * (drop / self.rate.squeeze(1)).exp()
 
-    def take(self, rows: Tensor) -> "PowerLaw":
+    def take(self, rows: Tensor | slice) -> "PowerLaw":
         """See `Radial`."""
         return PowerLaw(self.dim, self.temperature[rows])
 
@@ -201,3 +201,20 @@ def check_positive(values: Tensor, name: str) -> None:
     bad = ~(values > 0)
     if bool(bad.any()):
         raise UserError(f"{name} is {float(values[bad][0])}, but it must be above 0.")
+
+
+def per_point(value: Tensor | float, x: Tensor, name: str) -> Tensor:
+    """One value for all points x [B, *S], or one for each, as float64 [B, 1]; `UserError` for another number."""
+    column = torch.as_tensor(value, device=x.device).detach().to(torch.float64).reshape(-1, 1)
+    if len(column) not in (1, len(x)):
+        raise UserError(f"{name} has {len(column)} values for {len(x)} points: give one for all, or one for each.")
+    return column.expand(len(x), 1)
+
+
+def check_dim(dim: int) -> None:
+    """Raise `UserError` where a power law r^−(d−2) would grow with the distance."""
+    if dim < 2:
+        raise UserError(
+            "The data's images hold a single value each, but the optimal-shell weights are r^−(d−2): "
+            "below d = 2 they would grow with the distance. Give noise levels instead."
+        )

@@ -12,6 +12,7 @@ Settling is a float64 product over the columns in question, and direct differenc
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,11 +22,13 @@ from smoothscore.score.groups import Contribution, Group, Pairs
 from smoothscore.score.radial import Radial
 
 RadialAt = Callable[[Query, Tensor], Radial]
+Need = Literal["weights", "score", "float64"]
 
 TOLERANCE = 8e-4  # largest bound on a weight's absolute and on the score's relative error that is let pass
 _TAIL = 16.0  # contenders hold all but a share of e^−16 of the weight
 _EXACT_ROWS = 64  # points settled together: contenders of different points need not overlap
 _GUESS = 0.1  # a log-weight that may be off by more than this does not even tell how much a center contributes
+_UNDERFLOW = 750.0  # nats below which a float64 weight is 0
 _HALVINGS = 8  # steps of the search for what to settle
 _DIRECT_SHARE = 1 / 16  # a near center that contributes this much is pulled by its difference, not by a product
 
@@ -37,36 +40,61 @@ class Solver:
         centers: the training set.
         query: the points, in float32.
         radial_at: the weight function of the query, from the query and its screened distances.
-        for_score: whether the score has to be within the tolerance too, or only the weights.
+        need: what has to be within the tolerance, only the weights or the score too; or float64 throughout.
     """
 
-    def __init__(self, centers: Centers, query: Query, radial_at: RadialAt, *, for_score: bool) -> None:
-        self.centers, self.query, self.for_score = centers, query, for_score
+    def __init__(self, centers: Centers, query: Query, radial_at: RadialAt, *, need: Need) -> None:
+        self.centers, self.query, self.need = centers, query, need
         self.value = centers.screen(query)
         self.radial = radial_at(query, self.value)
-        drop = math.log(centers.count) + _TAIL
-        at_most = (query.offset + self.value.amin(1) + query.slack).clamp_min(torch.finfo(torch.float64).tiny)
-        cut = (self.radial.reach(at_most, drop) - query.offset + query.slack).to(self.value.dtype)
-        self.contender = self.value <= cut.nextafter(torch.full_like(cut, torch.inf))[:, None]
-        self.count = self.contender.sum(1)
-        self.left_out = (centers.count - self.count) * math.exp(-drop)
         self.near_sq = (8 * SUM_ERROR * centers.radius / TOLERANCE) ** 2
+        self.at_most = (query.offset + self.value.amin(1) + query.slack).clamp_min(torch.finfo(torch.float64).tiny)
+        self.contender = torch.empty_like(self.value, dtype=torch.bool)
+        self.count = torch.empty_like(query.offset, dtype=torch.int64)
+        self.left_out, self.left_pull = torch.empty_like(query.offset), torch.empty_like(query.offset)
+        self._look_within(math.log(centers.count) + _TAIL, slice(None))
+
+    def _look_within(self, drop: float, rows: Tensor | slice) -> None:
+        """Take as contenders what may have more than e^−drop times the weight of the nearest center."""
+        offset, slack = self.query.offset[rows], self.query.slack[rows]
+        reach = self.radial.take(rows).reach(self.at_most[rows], drop)
+        cut = (reach - offset + slack).to(self.value.dtype)
+        self.contender[rows] = self.value[rows] <= cut.nextafter(torch.full_like(cut, torch.inf))[:, None]
+        self.count[rows] = self.contender[rows].sum(1)
+        left_out = (self.centers.count - self.count[rows]).double() * math.exp(-drop)
+        self.left_out[rows] = left_out
+        # beyond the reach w_j c_j ‖μ_j − x‖ falls with the distance, and c_j is below its mean C
+        self.left_pull[rows] = torch.where(left_out > 0, left_out * reach.sqrt(), 0.0)
 
     def groups(self) -> Iterator[Group]:
         """All points, by how they could be settled."""
-        few = self.count <= 32 + self.centers.count // 256
+        few = (self.count <= 32 + self.centers.count // 256) | (self.need == "float64")
         for rows in _pieces(few, _EXACT_ROWS):
-            yield self._exact(rows)
+            yield from self._exact(rows)
         for rows in _pieces(~few, self.centers.query_rows(bytes_per_pair=64)):
             left = rows
             for group in self._screened(rows):
                 left = left[torch.isin(left, group.rows, invert=True)]
                 yield group
             if len(left):
-                yield self._exact(left)
+                yield from self._exact(left)
 
-    def _exact(self, rows: Tensor) -> Group:
-        """Settle all contenders."""
+    def _exact(self, rows: Tensor) -> Iterator[Group]:
+        """Settle all contenders, and more of them where the nearest ones cancel or hardly pull at all."""
+        group = self._settled(rows)
+        if self.need == "score":
+            shift = group.mean_shift(self.centers, self.query, group.share)
+            pull = torch.linalg.vector_norm(shift, dim=1)
+            hit = group.total.squeeze(1) <= torch.finfo(torch.float64).tiny
+            enough = hit | (self.left_pull[rows] <= TOLERANCE / 8 * pull)
+            group = group._replace(shift=shift).take(enough)
+            wanting = rows[~enough]
+            if len(wanting):
+                self._look_within(_UNDERFLOW, wanting)
+                yield self._settled(wanting)
+        yield group
+
+    def _settled(self, rows: Tensor) -> Group:
         columns = self.contender[rows].any(0).nonzero().squeeze(1)
         radial = self.radial.take(rows)
         distance_sq, slack, near = self._settle(rows, columns, radial)
@@ -97,9 +125,11 @@ class Solver:
         norm, radius = query.offset.sqrt(), self._mean_square_norm(found.share, columns).sqrt()
         worst, largest = found.error.amax(1), found.weights.amax(1)
         typical = worst * self.centers.slack(norm, radius, value.dtype) / query.slack
-        spread = (radius / (norm - radius).clamp_min(0)).clamp_max(1) if self.for_score else torch.zeros_like(norm)
+        spread = (
+            (radius / (norm - radius).clamp_min(0)).clamp_max(1) if self.need == "score" else torch.zeros_like(norm)
+        )
         fine = (worst <= _GUESS) & (largest * (1 - largest) * (worst + typical) <= TOLERANCE)
-        fine &= typical * (spread + found.loose * self.for_score) <= TOLERANCE
+        fine &= typical * (spread + found.loose * (self.need == "score")) <= TOLERANCE
         if bool(fine.any()):
             near = self._direct(base[fine], excess[fine], found.share[fine])
             group = Group(rows[fine], columns, *found.take(fine)[:3], near, self.left_out[rows[fine]])
@@ -107,17 +137,20 @@ class Solver:
         rest = ~fine
         if bool(rest.any()):
             budget = TOLERANCE / 2 / torch.maximum(largest, torch.maximum(spread, found.loose))
-            yield self._mended(rows[rest], columns, base[rest], excess[rest], found.take(rest), budget[rest])
+            yield from self._mended(rows[rest], columns, base[rest], excess[rest], found.take(rest), budget[rest])
 
     def _mended(
         self, rows: Tensor, columns: Tensor | None, base: Tensor, excess: Tensor, found: Contribution, budget: Tensor
-    ) -> Group:
+    ) -> Iterator[Group]:
         """Settle what brings the errors, weighted by what each center contributes, within the budget [b]."""
         contender = self.contender[rows]
         contender = contender if columns is None else contender[:, columns]
         contributed = torch.maximum(found.weights, found.share) * found.error
-        heavy = contender & ((contributed > _threshold(contributed, budget)) | (found.error > _GUESS))
+        heavy = (contributed > _threshold(contributed, budget)) | (found.error > _GUESS) | (excess == 0)
+        heavy &= contender
         kept = heavy.sum(1) <= self.count[rows] // 2  # else it is as well to settle all
+        if not bool(kept.any()):
+            return
         rows, base, excess, heavy = rows[kept], base[kept], excess[kept], heavy[kept]
         radial = self.radial.take(rows)
         settled = heavy.any(0).nonzero().squeeze(1)
@@ -132,7 +165,7 @@ class Solver:
         root_mean_square = (found.share * error.square()).sum(1).sqrt()
         near = self._direct(nearest, excess, found.share)
         group = Group(rows, columns, *found[:3], near, self.left_out[rows])
-        return self._within(group, mean, root_mean_square, found.loose)
+        yield self._within(group, mean, root_mean_square, found.loose)
 
     def _within(self, group: Group, mean: Tensor, root_mean_square: Tensor, loose: Tensor) -> Group:
         """Those rows of a group that are within the tolerance, given mean errors of ln w and ln c, [b].
@@ -140,7 +173,7 @@ class Solver:
         Errors δ_j of ln w_j move the score C (μ_v − x), μ_v = Σ v_j μ_j, by C Σ v_j (δ_j − δ̄)(μ_j − μ_v), at most
         their root mean square times the spread of v, and by what v ≠ w leaves of their mean.
         """
-        if not self.for_score:
+        if self.need == "weights":
             return group.take(mean * group.weights.amax(1) <= TOLERANCE)
         shift = group.mean_shift(self.centers, self.query, group.share)
         distance = torch.linalg.vector_norm(shift, dim=1)
@@ -151,7 +184,8 @@ class Solver:
         row, column = group.near
         norm_sq = self.centers.norm_sq.to(far.device)[group.center_of(column)]
         far.index_add_(0, row, -group.share[row, column] * norm_sq)
-        moved = (root_mean_square * spread + SUM_ERROR * far.clamp_min(0).sqrt()) / distance + mean * loose
+        moved = root_mean_square * spread + SUM_ERROR * far.clamp_min(0).sqrt() + self.left_pull[group.rows]
+        moved = moved / distance + mean * loose
         within = (moved <= TOLERANCE) & (mean * group.weights.amax(1) <= TOLERANCE)
         return group._replace(shift=shift).take(within)
 
