@@ -81,9 +81,7 @@ class Generation(Callback):
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw and keep the images; no measure."""
         module = _checked(pl_module)
-        samples = self.draw(trainer, module)
-        if trainer.is_global_zero:
-            self._keep(trainer, module.data, samples)
+        self._keep(trainer, module.data, self.draw(trainer, module))
 
     def draw(self, trainer: Trainer, module: ScoreModule) -> SampleSet:
         """All images, on every process, in the order of their seeds."""
@@ -117,7 +115,7 @@ class Generation(Callback):
         figures["generation/nfe"] = torch.tensor(float(samples.nfe))
         figures["generation/seconds"] = torch.tensor(samples.seconds)
         pl_module.log_dict(figures)
-        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
+        if not getattr(trainer, "fast_dev_run", False):
             self._keep(trainer, module.data, samples)
 
     def _prepare(self, module: ScoreModule) -> GeneratedImages:
@@ -139,7 +137,9 @@ class Generation(Callback):
         return extract_features(images, self.extractor, device=images.device, progress=False).to(images.device)
 
     def _keep(self, trainer: Trainer, data: ImageDataModule, samples: SampleSet) -> None:
-        folder = run_folder(trainer)
+        folder = run_folder(trainer)  # asked of every process, before only one of them goes on
+        if not trainer.is_global_zero:
+            return
         samples.save(folder / "samples.npz")
         picture = image_grid(samples.images[: self.grid], data.train.pixels)
         save_png(picture, folder / "grids" / f"step-{samples.step:08d}.png")

@@ -16,6 +16,7 @@ from smoothscore.errors import UserError
 from smoothscore.functional.rows import check_rows
 
 _CHUNK = 8192  # rows brought to float64 at a time
+_ROUNDING = 16  # an eigenvalue below so many units of rounding of the largest may be a zero
 _BLOCK = 256  # columns of a triangular product at a time: wide enough for a fast matrix product
 
 
@@ -108,7 +109,9 @@ class FrechetReference:
     def distance_from_statistics(self, mean: Tensor, cov: Tensor) -> Tensor:
         """Fréchet distance to a Gaussian (mean [F], cov [F, F]): float64 scalar.
 
-        tr (Σ1 Σ2)^½ = Σ_k √λ_k(A1ᵀ Σ2 A1): a symmetric problem, where Σ1 Σ2 itself has none.
+        tr (Σ1 Σ2)^½ = Σ_k √λ_k(A1ᵀ Σ2 A1): a symmetric problem, where Σ1 Σ2 itself has none. Where an eigenvalue
+        may be zero, its rounding ε would count as √ε: then Σ2 is factored too, and the singular values of A1ᵀ A2,
+        whose rounding stays ε, are summed.
 
         Raises:
             UserError: shapes that do not belong together, a NaN, or an asymmetric ``cov``.
@@ -120,8 +123,10 @@ class FrechetReference:
         product = _lower_product(self.factor, cov) if self.triangular else self.factor.T @ cov @ self.factor
         eigenvalues = torch.linalg.eigvalsh(product)  # reads the lower triangle
         _check_positive("cov2", eigenvalues)
-        # Rounding leaves zeros of a singular product slightly negative.
-        return self._combine(mean, cov.trace(), eigenvalues.clamp_min_(0).sqrt_().sum())
+        root_trace = eigenvalues.clamp_min(0).sqrt().sum()
+        if len(eigenvalues) and eigenvalues[0] <= _ROUNDING * torch.finfo(cov.dtype).eps * eigenvalues[-1]:
+            root_trace = torch.linalg.svdvals(self.factor.T @ _singular_factor("cov2", cov)).sum()
+        return self._combine(mean, cov.trace(), root_trace)
 
     def _combine(self, mean: Tensor, trace: Tensor, root_trace: Tensor) -> Tensor:
         shift = (self.mean - mean).square().sum()
@@ -196,12 +201,17 @@ def _factor(cov: Tensor) -> tuple[Tensor, bool]:
     lower, info = torch.linalg.cholesky_ex(cov)
     if int(info) == 0:
         return lower, True
+    return _singular_factor("cov1", cov), False
+
+
+def _singular_factor(name: str, cov: Tensor) -> Tensor:
+    """A [F, r] with Σ = A Aᵀ: the scaled eigenvectors of what is not zero."""
     eigenvalues, vectors = torch.linalg.eigh(cov)
     largest = eigenvalues[-1].clamp_min(0)
     # What lies below is rounding of zero: each such value λ would add √λ, far above rounding, to the trace.
     kept = eigenvalues > len(cov) * torch.finfo(cov.dtype).eps * largest
-    _check_positive("cov1", eigenvalues)
-    return vectors[:, kept] * eigenvalues[kept].sqrt(), False
+    _check_positive(name, eigenvalues)
+    return vectors[:, kept] * eigenvalues[kept].sqrt()
 
 
 def _check_features(features: Tensor) -> None:

@@ -54,9 +54,8 @@ def test_fit_and_validation_equal_one_process(tmp_path, monkeypatch):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     for processes in (2, 1):
-        done = subprocess.run(
-            [sys.executable, script, str(processes), tmp_path], capture_output=True, text=True, check=False, timeout=300
-        )
+        command = [sys.executable, script, str(processes), tmp_path]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         assert done.returncode == 0, done.stderr[-3000:]
     one, two = (json.loads((tmp_path / f"p{processes}.json").read_text()) for processes in (1, 2))
     assert one["weights"] == pytest.approx(two["weights"], rel=1e-4, abs=1e-5)
