@@ -211,7 +211,8 @@ def _singular_factor(name: str, cov: Tensor) -> Tensor:
     # What lies below is rounding of zero: each such value λ would add √λ, far above rounding, to the trace.
     kept = eigenvalues > len(cov) * torch.finfo(cov.dtype).eps * largest
     _check_positive(name, eigenvalues)
-    return vectors[:, kept] * eigenvalues[kept].sqrt()
+    factor: Tensor = vectors[:, kept] * eigenvalues[kept].sqrt()
+    return factor
 
 
 def _check_features(features: Tensor) -> None:
