@@ -45,7 +45,7 @@ class RunRecord(SaveConfigCallback):
     @property
     def text(self) -> str:
         """The whole configuration as YAML."""
-        return str(self.parser.dump(self.config, skip_none=False))
+        return str(self.parser.dump(self.config, skip_unset=False))
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the configuration to the loggers that keep hyper-parameters themselves."""

@@ -23,6 +23,7 @@ COMMANDS = {
     "test": Command("training", "the same, as a final evaluation"),
     "predict": Command("training", "draw samples from a checkpoint"),
     "neighbors": Command("neighbors", "build or inspect the neighbor table of a data set"),
+    "analyze": Command("analyze", "the paper's numerical experiments, on any data set and without training"),
     "compare": Command("compare", "table and report.html of several runs side by side"),
 }
 

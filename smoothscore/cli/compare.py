@@ -16,7 +16,7 @@ from smoothscore.report import compare_runs, write_page
 def run(name: str, args: Sequence[str]) -> None:
     """Measure the samples of runs, print the table, write table.csv, table.json and report.html."""
     options = _parser(name).parse_args(list(args))
-    options = _parser(name).instantiate_classes(options)
+    options = _parser(name).instantiate(options)
     for option in ("seeds", "pairs"):
         if options[option] < 1:
             raise UserError(f"--{option} is {options[option]}, but at least one has to be shown.")

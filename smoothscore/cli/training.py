@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 import smoothscore.callbacks
@@ -15,8 +14,8 @@ import smoothscore.networks
 import smoothscore.samplers  # noqa: F401  # all of them imported, so that class_path takes short names
 from smoothscore.callbacks import RunRecord
 from smoothscore.data import ImageDataModule
-from smoothscore.errors import UserError
 from smoothscore.modules import ScoreModule
+from smoothscore.modules.checkpoint import read_checkpoint
 
 
 class TrainingCLI(LightningCLI):
@@ -28,21 +27,7 @@ class TrainingCLI(LightningCLI):
         self.config = parser.parse_args(args)
         path = self.config[self.config.subcommand].get("ckpt_path")
         if path and str(path) not in ("best", "last", "hpc"):
-            check_checkpoint(Path(path))
-
-
-def check_checkpoint(path: Path) -> None:
-    """Raise `UserError` unless the file is a whole checkpoint that loads without running code."""
-    if not path.is_file():
-        raise UserError(f"The checkpoint {path} does not exist: give --ckpt_path the file of a run, or leave it out.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises many kinds for damaged archives
-        raise UserError(
-            f"The checkpoint {path} cannot be read ({str(error).splitlines()[0]}): it is damaged, or no checkpoint."
-        ) from error
-    if not isinstance(content, dict) or "state_dict" not in content:
-        raise UserError(f"The checkpoint {path} holds no state_dict: it was not written by smoothscore.")
+            read_checkpoint(Path(path))
 
 
 def run(name: str, args: Sequence[str]) -> None:

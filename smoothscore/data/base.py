@@ -120,7 +120,13 @@ class ImageDataModule(LightningDataModule, ABC):
         num_rows = len(self.train.pixels)
         stream = RowStream(num_rows, self.batch_size, seed=self.seed, rank=rank, world_size=world_size)
         one_pass = -(-num_rows // (self.batch_size * world_size))
-        return TrainLoader(self.train, stream, epoch_steps=self.epoch_steps or one_pass, num_workers=self.num_workers)
+        return TrainLoader(
+            self.train,
+            stream,
+            epoch_steps=self.epoch_steps or one_pass,
+            next_step=self.trainer.fit_loop.epoch_loop.total_batch_idx + 1 if self.trainer else 0,
+            num_workers=self.num_workers,
+        )
 
     def val_dataloader(self) -> FixedLoader:
         """Held-out images in order, each row on one process."""

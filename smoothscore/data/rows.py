@@ -49,15 +49,10 @@ class _Rows(Dataset[Batch]):
 
 
 class _StreamSampler:
-    """Batches of one epoch, from wherever `next_step` stands; Lightning calls `set_epoch`."""
+    """Batches from wherever `next_step` stands to the end of its epoch."""
 
-    def __init__(self, stream: RowStream, epoch_steps: int) -> None:
-        self.stream, self.epoch_steps, self.next_step = stream, epoch_steps, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        # A resumed loader already stands inside this epoch; it must not be set back to its beginning.
-        if self.next_step // self.epoch_steps != epoch:
-            self.next_step = epoch * self.epoch_steps
+    def __init__(self, stream: RowStream, epoch_steps: int, next_step: int) -> None:
+        self.stream, self.epoch_steps, self.next_step = stream, epoch_steps, next_step
 
     def __len__(self) -> int:
         return self.epoch_steps
@@ -71,11 +66,14 @@ class _StreamSampler:
 class TrainLoader:
     """Training batches of `RowStream`, with the state of a loader: `state_dict` after n batches resumes at batch n.
 
-    It is no `DataLoader` itself, so that a Trainer neither re-creates it nor swaps its sampler.
+    It is no `DataLoader` itself, so that a Trainer neither re-creates it nor swaps its sampler, and it takes no notice
+    of epoch numbers: a training that stopped inside an epoch goes on with the batch after its last one.
     """
 
-    def __init__(self, images: ImageSet, stream: RowStream, *, epoch_steps: int, num_workers: int = 0) -> None:
-        self.sampler = _StreamSampler(stream, epoch_steps)
+    def __init__(
+        self, images: ImageSet, stream: RowStream, *, epoch_steps: int, next_step: int = 0, num_workers: int = 0
+    ) -> None:
+        self.sampler = _StreamSampler(stream, epoch_steps, next_step)
         self._loader = DataLoader(
             _Rows(images),
             sampler=self.sampler,  # type: ignore[arg-type]  # yields whole batches of rows

@@ -1,1 +1,17 @@
-"""experiments."""
+"""The paper's numerical experiments: each returns a table, a figure, and what was predicted of them."""
+
+from collections.abc import Callable
+
+from smoothscore.experiments.base import Finding, Result
+from smoothscore.experiments.domination import domination
+from smoothscore.experiments.shells import shells
+
+EXPERIMENTS: dict[str, Callable[..., Result]] = {
+    experiment.__name__: experiment
+    for experiment in (
+        shells,
+        domination,
+    )
+}
+
+__all__ = ["EXPERIMENTS", "Finding", "Result", *EXPERIMENTS]

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from smoothscore.data import ImageDataModule, equal_reference_rows
+from smoothscore.data.rebuild import build_data
 from smoothscore.errors import UserError
 from smoothscore.functional import MemorizationReport
 from smoothscore.metrics.generated import GeneratedImages
 from smoothscore.neighbors import extract_features, extractor_name
-from smoothscore.report.rebuild import build_data, data_key
+from smoothscore.report.rebuild import data_key
 from smoothscore.report.runs import Run
 
 
@@ -70,7 +71,7 @@ def measure_runs(runs: Sequence[Run], extractor: nn.Module, device: torch.device
     for run in runs:
         key = data_key(run)
         if key not in by_key:
-            module = build_data(run)
+            module = build_data(run.config, run.folder / "config.yaml")
             digest = _digest(module)
             if digest not in by_digest:
                 by_digest[digest] = _data_set(module, extractor, device)

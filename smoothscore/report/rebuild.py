@@ -1,35 +1,18 @@
-"""What a finished run was trained on and measured with, built again from its configuration and nothing else."""
+"""What a finished run was measured with, built again from its configuration and nothing else."""
 
 import json
-from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
-import smoothscore.data
 import smoothscore.neighbors  # noqa: F401  # imported, so that class_path takes short names
-from smoothscore.data import ImageDataModule
+from smoothscore.data.rebuild import parse_again
 from smoothscore.errors import UserError
 from smoothscore.report.runs import Run
 
 # How images are served and where neighbors are sought says nothing about which images there are.
 _SERVING = ("batch_size", "num_workers", "k", "extractor", "class_restricted", "radius", "epoch_steps", "cache_dir")
-
-
-def build_data(run: Run) -> ImageDataModule:
-    """The data module of a run, without its neighbor table and without the extractor that found it.
-
-    Raises:
-        UserError: a class or an option that is not there (any more).
-    """
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(ImageDataModule, "data", required=True)
-    data = dict(run.config["data"])
-    # A table is attached in setup, which is not called, so the extractor's weights are not needed either.
-    data["init_args"] = {key: value for key, value in (data.get("init_args") or {}).items() if key != "extractor"}
-    built: ImageDataModule = parser.instantiate_classes(_parse(parser, {"data": data}, run.folder)).data
-    return built
 
 
 def data_key(run: Run) -> str:
@@ -47,7 +30,7 @@ def build_extractor(runs: list[Run]) -> nn.Module | None:
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--extractor", type=nn.Module | None)
-    parsed = [_parse(parser, {"extractor": _extractor_config(run)}, run.folder) for run in runs]
+    parsed = [parse_again(parser, {"extractor": _extractor_config(run)}, run.folder / "config.yaml") for run in runs]
     descriptions = [_describe(parser, config) for config in parsed]
     for run, description in zip(runs, descriptions, strict=True):
         if description != descriptions[0]:
@@ -56,7 +39,7 @@ def build_extractor(runs: list[Run]) -> nn.Module | None:
                 "different feature spaces cannot stand in one column: give --extractor to measure all of them anew "
                 "with one (for instance --extractor Pixels), or compare them apart."
             )
-    built: nn.Module | None = parser.instantiate_classes(parsed[0]).extractor
+    built: nn.Module | None = parser.instantiate(parsed[0]).extractor
     return built
 
 
@@ -81,14 +64,3 @@ def _describe(parser: ArgumentParser, config: Namespace) -> str:
     options = extractor.get("init_args")
     values = ", ".join(f"{key}={value!r}" for key, value in sorted(options.as_dict().items())) if options else ""
     return f"{name}({values})" if values else name
-
-
-def _parse(parser: ArgumentParser, values: dict[str, Any], folder: Path) -> Namespace:
-    try:
-        parsed: Namespace = parser.parse_object(values)
-        return parsed
-    except ArgumentError as error:
-        raise UserError(
-            f"{folder / 'config.yaml'} cannot be built again ({' '.join(str(error).split())}): start compare where "
-            "the training was started, with the same modules in reach, and with the version that wrote the run."
-        ) from error

@@ -85,10 +85,13 @@ def test_accumulated_batches_are_one_update(tmp_path):
 
 
 @pytest.mark.parametrize("stop", [2, 3])  # at the end of an epoch, and inside one
-def test_resumed_run_equals_a_straight_one_bit_for_bit(tmp_path, stop):
+@pytest.mark.parametrize("saved", ["at a step", "after the training"])
+def test_resumed_run_equals_a_straight_one_bit_for_bit(tmp_path, stop, saved):
     straight, straight_ema, straight_trainer = fit(tmp_path / "a", 6)
     saver = ModelCheckpoint(tmp_path / "b", filename="stop", every_n_train_steps=stop, save_top_k=-1)
-    fit(tmp_path / "b", stop, callbacks=[saver])
+    _, _, trainer = fit(tmp_path / "b", stop, callbacks=[saver])
+    if saved == "after the training":
+        trainer.save_checkpoint(tmp_path / "b" / "stop.ckpt")
     resumed, resumed_ema, resumed_trainer = fit(tmp_path / "b", 6, ckpt=tmp_path / "b" / "stop.ckpt")
     assert torch.equal(flat(resumed), flat(straight))
     assert torch.equal(flat_raw(resumed_ema), flat_raw(straight_ema))

@@ -1,0 +1,165 @@
+"""What an experiment returns, and how it is written down: a table, a figure, and what the paper predicts of them."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import _GeneratorContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from cycler import cycler
+from matplotlib.figure import Figure
+
+from smoothscore.data import Emoji, ImageDataModule
+from smoothscore.data.samples import write_atomically
+from smoothscore.errors import UserError
+
+Row = Mapping[str, Any]  # numbers, text, or None where a column has no meaning
+COLUMN_WIDTH = 3.4  # inches, one column of a paper
+
+_STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": cycler(color=["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]),
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3,
+    "axes.formatter.use_mathtext": True,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "smoothscore",
+}
+
+
+def paper_style() -> _GeneratorContextManager[None]:
+    """The look of every figure; a context, or a decorator of the function that draws."""
+    return mpl.rc_context(_STYLE)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing the paper predicts, and what came out.
+
+    Attributes:
+        claim: the prediction, with its equation or table.
+        found: the figures that speak for or against it.
+        held: whether it held here; None where there is nothing to predict.
+    """
+
+    claim: str
+    found: str
+    held: bool | None = None
+
+    def __str__(self) -> str:
+        verdict = {True: "held", False: "did not hold", None: "no prediction"}[self.held]
+        return f"{self.claim}: {verdict} ({self.found})"
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of one experiment.
+
+    Attributes:
+        name: of the experiment.
+        rows: the table, one mapping per row; columns are those of the first row.
+        findings: what the paper predicts and whether it held.
+        figure: for a paper.
+        arrays: further raw data by name, for a figure of one's own.
+    """
+
+    name: str
+    rows: Sequence[Row]
+    findings: Sequence[Finding]
+    figure: Figure
+    arrays: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """The findings as text, one per line."""
+        return "\n".join(f"- {finding}" for finding in self.findings)
+
+    def write(self, folder: Path, options: Mapping[str, Any] | None = None) -> list[Path]:
+        """Write NAME.json, NAME.csv, NAME.png, NAME.svg, and NAME.npz where there are arrays.
+
+        Args:
+            folder: made where there is none.
+            options: what the experiment was called with, kept in the JSON.
+
+        Returns:
+            The files.
+        """
+        table = io.StringIO()
+        writer = csv.DictWriter(table, list(self.rows[0]))
+        writer.writeheader()
+        writer.writerows(self.rows)
+        report = {
+            "name": self.name,
+            "options": dict(options or {}),
+            "summary": [str(finding) for finding in self.findings],
+            "rows": [{key: _finite(value) for key, value in row.items()} for row in self.rows],
+        }
+        contents = {
+            "json": (json.dumps(report, indent=1, default=str, allow_nan=False, ensure_ascii=False) + "\n").encode(),
+            "csv": table.getvalue().encode(),
+            "png": self._rendered("png", dpi=200),
+            "svg": self._rendered("svg", metadata={"Date": None}),
+        }
+        if self.arrays:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **self.arrays)
+            contents["npz"] = buffer.getvalue()
+        files = [folder / f"{self.name}.{suffix}" for suffix in contents]
+        for path, content in zip(files, contents.values(), strict=True):
+            write_atomically(path, content)
+        return files
+
+    def _rendered(self, suffix: str, **options: Any) -> bytes:
+        buffer = io.BytesIO()
+        with paper_style():
+            self.figure.savefig(buffer, format=suffix, **options)
+        return buffer.getvalue()
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no infinity and no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def new_figure(
+    columns: int = 1, rows: int = 1, *, height: float = 2.4, width: float | None = None
+) -> tuple[Figure, Any]:
+    """A figure for a paper and its axes, an array [rows, columns].
+
+    Args:
+        columns: panels beside each other.
+        rows: panels below each other.
+        height: of a row, in inches.
+        width: of the figure in inches; two columns of a paper at most by default.
+    """
+    with paper_style():
+        figure = Figure(figsize=(width or COLUMN_WIDTH * min(columns, 2), height * rows), layout="constrained")
+        return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def default_data(data: ImageDataModule | None, *, num_train: int, image_size: int) -> ImageDataModule:
+    """The given data set, or the embedded emoji."""
+    return data if data is not None else Emoji(num_train=num_train, image_size=image_size)
+
+
+def check_positive(**numbers: float | Sequence[float]) -> None:
+    """Refuse options that are not above 0, by name."""
+    for name, value in numbers.items():
+        values = value if isinstance(value, Sequence) else [value]
+        if not values:
+            raise UserError(f"{name} is empty: give at least one value.")
+        for number in values:
+            if not number > 0:
+                raise UserError(f"{name} is {number}, but it must be above 0.")
