@@ -82,15 +82,32 @@ class NoiseEmbedding(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Residual block, told σ through an embedding e or not at all.
+    """Residual block, told σ through an embedding e or not at all, at one size or to another.
 
-    h + conv(dropout(silu(norm(conv(silu(norm(h))) + W e)))), with a 1×1 convolution on h where the channels
-    change. `embedding` is the width of e; None builds a blind block, which has no parameter for it.
-    h [B, C_in, H, W], e [B, embedding] or None -> [B, C_out, H, W].
+    skip(h) + conv(dropout(silu(norm(conv(resize(silu(norm(h)))) + W e)))), skip a 1×1 convolution where the channels
+    or the size change. `embedding` is the width of e; None builds a blind block, which has no parameter for it.
+    h [B, C_in, H, W], e [B, embedding] or None -> [B, C_out, H', W'].
+
+    Args:
+        channels_in: C_in.
+        channels_out: C_out.
+        embedding: width of e, or None.
+        dropout: rate before the last convolution.
+        resize: module without parameters that doubles or halves the map, linear, or None.
+        rescale: divide the sum by √2, so that its variance is that of its parts.
+
+    Source: arXiv 1809.11096 (BigGAN), as in arXiv 2011.13456.
     """
 
     def __init__(
-        self, channels_in: int, channels_out: int, *, embedding: int | None = None, dropout: float = 0.0
+        self,
+        channels_in: int,
+        channels_out: int,
+        *,
+        embedding: int | None = None,
+        dropout: float = 0.0,
+        resize: nn.Module | None = None,
+        rescale: bool = False,
     ) -> None:
         super().__init__()
         self.norm1 = group_norm(channels_in)
@@ -99,26 +116,51 @@ class ResBlock(nn.Module):
         self.norm2 = group_norm(channels_out)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = conv(channels_out, channels_out, scale=0.0)
-        self.shortcut = nn.Identity() if channels_in == channels_out else conv(channels_in, channels_out, 1)
+        same = channels_in == channels_out and resize is None
+        self.shortcut = nn.Identity() if same else conv(channels_in, channels_out, 1)
+        self.resize = resize
+        self.rescale = rescale
 
     def forward(self, h: Tensor, embedding: Tensor | None = None) -> Tensor:
-        """Return the block's output, [B, C_out, H, W]."""
-        inner = self.conv1(F.silu(self.norm1(h)))
+        """Return the block's output, [B, C_out, H', W']."""
+        inner = F.silu(self.norm1(h))
+        bias = self.conv2.bias
+        if self.resize is None:
+            skip = self.shortcut(h)
+        else:
+            inner = self.resize(inner)
+            # A 1×1 convolution and resizing commute, except for the bias, which is added at the end: the convolution
+            # runs on the smaller of the two maps.
+            larger = inner.shape[-1] > h.shape[-1]
+            weight = self.shortcut.weight
+            skip = self.resize(F.conv2d(h, weight)) if larger else F.conv2d(self.resize(h), weight)
+            bias = bias + self.shortcut.bias
+        inner = self.conv1(inner)
         if self.embed is not None:
             inner = inner + self.embed(embedding)[:, :, None, None]
-        inner = self.conv2(self.dropout(F.silu(self.norm2(inner))))
-        out: Tensor = self.shortcut(h) + inner
-        return out
+        inner = self.dropout(F.silu(self.norm2(inner)))
+        inner = F.conv2d(inner, self.conv2.weight, bias, padding=1)
+        return add(skip, inner, rescale=self.rescale)
 
 
 class Attention(nn.Module):
-    """Self-attention over pixels, one head: h + W softmax(q kᵀ / √C) v. [B, C, H, W] -> [B, C, H, W]."""
+    """Self-attention over pixels, one head: h + W softmax(q kᵀ / √C) v. [B, C, H, W] -> [B, C, H, W].
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        channels: C.
+        scale: variance with which the projections to q, k and v start, in units of the fan average.
+        rescale: divide the sum by √2.
+    """
+
+    def __init__(self, channels: int, *, scale: float = 1.0, rescale: bool = False) -> None:
         super().__init__()
         self.norm = group_norm(channels)
         self.qkv = conv(channels, 3 * channels, 1)
+        with torch.no_grad():
+            for weight in self.qkv.weight.chunk(3):
+                nn.init.xavier_uniform_(weight, gain=math.sqrt(scale))
         self.out = conv(channels, channels, 1, scale=0.0)
+        self.rescale = rescale
 
     def forward(self, h: Tensor) -> Tensor:
         """Return the block's output, [B, C, H, W]."""
@@ -126,8 +168,13 @@ class Attention(nn.Module):
         qkv = self.qkv(self.norm(h)).flatten(2).transpose(1, 2)  # [B, H·W, 3C]
         query, key, value = qkv[:, None].chunk(3, dim=-1)
         mixed = F.scaled_dot_product_attention(query, key, value)[:, 0]
-        out: Tensor = h + self.out(mixed.transpose(1, 2).reshape(batch, channels, height, width))
-        return out
+        mixed = mixed.transpose(1, 2).reshape(batch, channels, height, width)
+        return add(h, self.out(mixed), rescale=self.rescale)
+
+
+def add(skip: Tensor, inner: Tensor, *, rescale: bool) -> Tensor:
+    """skip + inner, over √2 if asked."""
+    return (skip + inner).mul_(1 / math.sqrt(2)) if rescale else skip + inner
 
 
 class Upsample(nn.Module):
