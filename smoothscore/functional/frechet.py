@@ -16,7 +16,8 @@ from smoothscore.errors import UserError
 from smoothscore.functional.rows import check_rows
 
 _CHUNK = 8192  # rows brought to float64 at a time
-_ROUNDING = 16  # an eigenvalue below so many units of rounding of the largest may be a zero
+_ROUNDING = 4  # an eigenvalue below so many units of rounding of the largest may be a zero
+_ACCURACY = 1e-6  # relative, of a distance: how much rounding, pessimistically, may do to it before more work is done
 _BLOCK = 256  # columns of a triangular product at a time: wide enough for a fast matrix product
 
 
@@ -109,9 +110,9 @@ class FrechetReference:
     def distance_from_statistics(self, mean: Tensor, cov: Tensor) -> Tensor:
         """Fréchet distance to a Gaussian (mean [F], cov [F, F]): float64 scalar.
 
-        tr (Σ1 Σ2)^½ = Σ_k √λ_k(A1ᵀ Σ2 A1): a symmetric problem, where Σ1 Σ2 itself has none. Where an eigenvalue
-        may be zero, its rounding ε would count as √ε: then Σ2 is factored too, and the singular values of A1ᵀ A2,
-        whose rounding stays ε, are summed.
+        tr (Σ1 Σ2)^½ = Σ_k √λ_k(A1ᵀ Σ2 A1): a symmetric problem, where Σ1 Σ2 itself has none. An eigenvalue
+        that may be zero counts with √ of its rounding: where that matters Σ2 is factored too, and the singular values
+        of A1ᵀ A2, which are exact to rounding itself, are summed.
 
         Raises:
             UserError: shapes that do not belong together, a NaN, or an asymmetric ``cov``.
@@ -123,10 +124,13 @@ class FrechetReference:
         product = _lower_product(self.factor, cov) if self.triangular else self.factor.T @ cov @ self.factor
         eigenvalues = torch.linalg.eigvalsh(product)  # reads the lower triangle
         _check_positive("cov2", eigenvalues)
-        root_trace = eigenvalues.clamp_min(0).sqrt().sum()
-        if len(eigenvalues) and eigenvalues[0] <= _ROUNDING * torch.finfo(cov.dtype).eps * eigenvalues[-1]:
+        distance = self._combine(mean, cov.trace(), eigenvalues.clamp_min(0).sqrt().sum())
+        rounding = torch.finfo(cov.dtype).eps * eigenvalues.amax() if len(eigenvalues) else eigenvalues.sum()
+        zeros = (eigenvalues <= _ROUNDING * rounding).sum()
+        if bool(2 * zeros * rounding.clamp_min(0).sqrt() > _ACCURACY * distance):
             root_trace = torch.linalg.svdvals(self.factor.T @ _singular_factor("cov2", cov)).sum()
-        return self._combine(mean, cov.trace(), root_trace)
+            distance = self._combine(mean, cov.trace(), root_trace)
+        return distance
 
     def _combine(self, mean: Tensor, trace: Tensor, root_trace: Tensor) -> Tensor:
         shift = (self.mean - mean).square().sum()
