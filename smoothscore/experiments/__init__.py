@@ -3,7 +3,10 @@
 from collections.abc import Callable
 
 from smoothscore.experiments.base import Finding, Result
+from smoothscore.experiments.cosine import cosine
 from smoothscore.experiments.domination import domination
+from smoothscore.experiments.expansion import expansion
+from smoothscore.experiments.jacobian import jacobian
 from smoothscore.experiments.shells import shells
 
 EXPERIMENTS: dict[str, Callable[..., Result]] = {
@@ -11,6 +14,9 @@ EXPERIMENTS: dict[str, Callable[..., Result]] = {
     for experiment in (
         shells,
         domination,
+        expansion,
+        jacobian,
+        cosine,
     )
 }
 
