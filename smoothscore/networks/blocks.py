@@ -1,6 +1,7 @@
 """Parts that networks are built of: initialisation, noise embedding, residual block, attention, resizing."""
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -124,17 +125,17 @@ class ResBlock(nn.Module):
     def forward(self, h: Tensor, embedding: Tensor | None = None) -> Tensor:
         """Return the block's output, [B, C_out, H', W']."""
         inner = F.silu(self.norm1(h))
-        bias = self.conv2.bias
+        bias = cast(Tensor, self.conv2.bias)
         if self.resize is None:
             skip = self.shortcut(h)
         else:
             inner = self.resize(inner)
+            shortcut = cast(nn.Conv2d, self.shortcut)
             # A 1×1 convolution and resizing commute, except for the bias, which is added at the end: the convolution
             # runs on the smaller of the two maps.
             larger = inner.shape[-1] > h.shape[-1]
-            weight = self.shortcut.weight
-            skip = self.resize(F.conv2d(h, weight)) if larger else F.conv2d(self.resize(h), weight)
-            bias = bias + self.shortcut.bias
+            skip = self.resize(F.conv2d(h, shortcut.weight)) if larger else F.conv2d(self.resize(h), shortcut.weight)
+            bias = bias + cast(Tensor, shortcut.bias)
         inner = self.conv1(inner)
         if self.embed is not None:
             inner = inner + self.embed(embedding)[:, :, None, None]
@@ -173,7 +174,7 @@ class Attention(nn.Module):
 
 
 def add(skip: Tensor, inner: Tensor, *, rescale: bool) -> Tensor:
-    """skip + inner, over √2 if asked."""
+    """Skip + inner, over √2 if asked."""
     return (skip + inner).mul_(1 / math.sqrt(2)) if rescale else skip + inner
 
 

@@ -194,7 +194,7 @@ class Smaller(nn.Module):
             self.combine = conv(pyramid, channels, 1)
 
     def forward(self, h: Tensor, embedding: Tensor | None) -> Tensor:
-        """h [B, C, H, W] -> [B, C, H/2, W/2]."""
+        """H [B, C, H, W] -> [B, C, H/2, W/2]."""
         return cast(Tensor, self.block(h, embedding))
 
     def enter(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
@@ -268,8 +268,8 @@ class PositionalWaves(nn.Module):
         super().__init__()
         if not 0 < sigma_min < sigma_max or num_levels < 2:
             raise UserError(
-                f"sigma_min is {sigma_min}, sigma_max {sigma_max} and num_levels {num_levels}: the positional embedding "
-                "needs 0 < sigma_min < sigma_max and at least two levels."
+                f"sigma_min is {sigma_min}, sigma_max {sigma_max} and num_levels {num_levels}: the positional "
+                "embedding needs 0 < sigma_min < sigma_max and at least two levels."
             )
         self.features = nf
         self.log_max, self.last = math.log(sigma_max), num_levels - 1

@@ -43,6 +43,7 @@ def interleave(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for round_ in range(repeats + 1):
         for name, call in calls.items():
+            time.sleep(0.05)  # threads of the call before spin a while before they sleep, and would be in the way
             start = time.perf_counter()
             call()
             if round_:  # the first round only warms up
