@@ -111,6 +111,18 @@ def test_command_writes_table_and_figure(tmp_path, capsys):
     assert len((tmp_path / "expansion.csv").read_text().splitlines()) == 1 + 2 * 5
 
 
+def test_order_of_temperatures_and_a_single_level_change_no_verdict():
+    def held(temperatures, sigmas):
+        result = expansion(sigmas, temperatures, ("nearest",), data=small(), num_pairs=10)
+        return {finding.claim: finding.held for finding in result.findings}
+
+    ascending, descending = held((5.0, 50.0), (0.2, 0.4)), held((50.0, 5.0), (0.4, 0.2))
+    assert ascending == descending
+    assert ascending["γ_ex falls as the temperature rises (Fig. 4)"] is True
+    assert ascending["γ_ex rises as the noise level falls (Fig. 4)"] is True
+    assert "γ_ex rises as the noise level falls (Fig. 4)" not in held((5.0,), (0.2,))
+
+
 @pytest.mark.parametrize(
     ("options", "culprit"),
     [
