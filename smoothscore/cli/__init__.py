@@ -25,6 +25,8 @@ COMMANDS = {
     "neighbors": Command("neighbors", "build or inspect the neighbor table of a data set"),
     "analyze": Command("analyze", "the paper's numerical experiments, on any data set and without training"),
     "compare": Command("compare", "table and report.html of several runs side by side"),
+    "export": Command("exchange", "weights of a checkpoint as safetensors, with a model card"),
+    "import": Command("exchange", "a checkpoint of score_sde_pytorch as one of ours"),
 }
 
 

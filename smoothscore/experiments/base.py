@@ -102,9 +102,9 @@ class Result:
         writer.writerows(self.rows)
         report = {
             "name": self.name,
-            "options": dict(options or {}),
+            "options": _finite(dict(options or {})),
             "summary": [str(finding) for finding in self.findings],
-            "rows": [{key: _finite(value) for key, value in row.items()} for row in self.rows],
+            "rows": [{key: _null(value) for key, value in row.items()} for row in self.rows],
         }
         contents = {
             "json": (json.dumps(report, indent=1, default=str, allow_nan=False, ensure_ascii=False) + "\n").encode(),
@@ -128,9 +128,18 @@ class Result:
         return buffer.getvalue()
 
 
-def _finite(value: Any) -> Any:
-    """JSON knows no infinity and no NaN."""
+def _null(value: Any) -> Any:
+    """A number of the table for JSON, which knows no infinity and no NaN."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _finite(value: Any) -> Any:
+    """Options for JSON, infinity and NaN as text."""
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def new_figure(

@@ -1,11 +1,15 @@
 """A trained module, opened alone from its checkpoint."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import yaml
 from jsonargparse import ArgumentParser
+from torch import Tensor
 
 import smoothscore.networks  # noqa: F401  # imported, so that class_path takes short names
 from smoothscore.data import ImageDataModule
@@ -14,12 +18,32 @@ from smoothscore.errors import UserError
 from smoothscore.modules.base import ScoreModule
 
 
-class Trained(NamedTuple):
-    """What a checkpoint holds."""
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint holds.
 
-    module: ScoreModule  # in evaluation mode, with the averaged weights where there are any
-    data: ImageDataModule  # without neighbor table
+    Attributes:
+        module: in evaluation mode, with the averaged weights where there are any.
+        config: model, data and trainer as they were asked for.
+        step: optimizer steps it was trained for.
+        path: the file.
+    """
+
+    module: ScoreModule
+    config: Mapping[str, Any]
     step: int
+    path: Path
+
+    @cached_property
+    def data(self) -> ImageDataModule:
+        """The data module it was trained on, without neighbor table.
+
+        Raises:
+            UserError: an imported checkpoint, which names no data, or a class that is not there (any more).
+        """
+        if "data" not in self.config:
+            raise UserError(f"{self.path} does not say what it was trained on: give the data set with --data.")
+        return build_data(self.config, self.path)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -42,7 +66,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_trained(path: Path | str, *, average: bool = True) -> Trained:
-    """Build module and data of a checkpoint again, as its configuration says.
+    """Build the module of a checkpoint again, as its configuration says.
 
     Args:
         path: a checkpoint that `smoothscore fit` wrote.
@@ -57,9 +81,7 @@ def load_trained(path: Path | str, *, average: bool = True) -> Trained:
     if not isinstance(record, dict) or "config" not in record:
         raise UserError(f"{path} keeps no configuration, so it cannot be opened alone: train with `smoothscore fit`.")
     config = yaml.safe_load(record["config"])
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(ScoreModule, "model", required=True)
-    module: ScoreModule = parser.instantiate(parse_again(parser, {"model": config["model"]}, path)).model
+    module = build_module(config, path)
     weights = dict(content["state_dict"])
     averages = [
         state["average"]
@@ -68,8 +90,29 @@ def load_trained(path: Path | str, *, average: bool = True) -> Trained:
     ]
     if average and averages:
         weights.update(averages[0])
+    fill(module, weights, path)
+    return Trained(module.eval().requires_grad_(False), config, int(content.get("global_step", 0)), path)
+
+
+def build_module(config: Mapping[str, Any], source: Path) -> ScoreModule:
+    """The untrained module of a configuration's part `model`; ``source`` is the file it came from, for the error.
+
+    Raises:
+        UserError: a class or an option that is not there (any more).
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(ScoreModule, "model", required=True)
+    module: ScoreModule = parser.instantiate(parse_again(parser, {"model": config["model"]}, source)).model
+    return module
+
+
+def fill(module: ScoreModule, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Load all weights of a module.
+
+    Raises:
+        UserError: weights that are missing, left over or of another shape.
+    """
     try:
-        module.load_state_dict(weights)
+        module.load_state_dict(dict(weights))
     except RuntimeError as error:
-        raise UserError(f"The weights in {path} do not fit its own configuration: {error}") from error
-    return Trained(module.eval().requires_grad_(False), build_data(config, path), int(content.get("global_step", 0)))
+        raise UserError(f"The weights in {source} do not fit its configuration: {error}") from error

@@ -90,9 +90,7 @@ class NCSNpp(nn.Module):
             self.embedding = LevelEmbedding(waves, width)
 
         def block(channels_in: int, channels_out: int, resize: nn.Module | None = None) -> ResBlock:
-            return ResBlock(
-                channels_in, channels_out, embedding=width, dropout=dropout, resize=resize, rescale=True
-            )
+            return ResBlock(channels_in, channels_out, embedding=width, dropout=dropout, resize=resize, rescale=True)
 
         def stage(channels_in: int, channels_out: int, attended: bool) -> Stage:
             attention = Attention(channels_out, scale=0.1, rescale=True) if attended else None
