@@ -37,7 +37,8 @@ class Known(nn.Module):
 
 def opened(monkeypatch, network):
     preset = NoiseConditioned if network.conditioned else NoiseUnconditioned
-    trained = Trained(preset(network, sigma_min=0.02, sigma_max=2.0), small(), 7)
+    data = {"class_path": "Emoji", "init_args": {"num_train": 40, "num_test": 8, "image_size": 8}}
+    trained = Trained(preset(network, sigma_min=0.02, sigma_max=2.0), {"data": data}, 7, Path("last.ckpt"))
     monkeypatch.setitem(cosine.__globals__, "open_checkpoints", lambda names: dict.fromkeys(names, trained))
 
 
@@ -103,7 +104,8 @@ def test_trained_checkpoint_through_the_command(tmp_path, monkeypatch, capsys):
     (row,) = cosine((str(checkpoint),), sigmas=(0.1,), num_images=10).rows
     assert (row["checkpoint"], row["step"], row["exact"]) == ("version_0", 2, "unconditioned")
 
-    module, data, _ = load_trained(checkpoint)
+    trained = load_trained(checkpoint)
+    module, data = trained.module, trained.data
     generator = torch.Generator().manual_seed(0)
     clean = data.train.pixels[torch.randint(64, (10,), generator=generator)].float() / 255
     x = clean + 0.1 * torch.randn(clean.shape, generator=generator)
