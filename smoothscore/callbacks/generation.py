@@ -17,6 +17,8 @@ from smoothscore.modules import ScoreModule
 from smoothscore.neighbors import Pixels, extract_features
 from smoothscore.samplers import Sampler
 
+_DRY_RUN = 4  # levels that a dry run walks, and images that it compares with
+
 
 class Generation(Callback):
     """At the end of each validation, test or predict, draw images from the model and measure them.
@@ -90,6 +92,7 @@ class Generation(Callback):
         seeds = torch.arange(self.seed, self.seed + num_samples)
         own = seeds[trainer.global_rank :: trainer.world_size]
         sampler = self.sampler.bind(module.sigma_min, module.sigma_max)
+        sampler = sampler.thinned(_DRY_RUN) if dry_run else sampler
         batches = torch.split(own, self.batch_size)
         start, parts = time.perf_counter(), []
         steps = None if sampler.num_steps is None else sampler.num_steps * len(batches)
@@ -108,21 +111,24 @@ class Generation(Callback):
     def _draw_and_measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = _checked(pl_module)
         samples = self.draw(trainer, module)
-        measures = self._prepare(module)
+        dry_run = bool(getattr(trainer, "fast_dev_run", False))
+        measures = self._prepare(module, dry_run)
         measures.update(samples.images[trainer.global_rank :: trainer.world_size].to(module.device))
         figures = {name: value.float() for name, value in measures.compute().items()}
         measures.reset()
         figures["generation/nfe"] = torch.tensor(float(samples.nfe))
         figures["generation/seconds"] = torch.tensor(samples.seconds)
         pl_module.log_dict(figures)
-        if not getattr(trainer, "fast_dev_run", False):
+        if not dry_run:
             self._keep(trainer, module.data, samples)
 
-    def _prepare(self, module: ScoreModule) -> GeneratedImages:
+    def _prepare(self, module: ScoreModule, dry_run: bool) -> GeneratedImages:
         """The references, looked at once per run."""
         if self._measures is None:
             data, device = module.data, module.device
             rows = equal_reference_rows(data.train.labels, data.test.labels)
+            if dry_run:
+                rows = (rows[0][:_DRY_RUN], rows[1][:_DRY_RUN])
             self._measures = GeneratedImages(
                 data.train.pixels.to(device),
                 data.test.pixels.to(device),

@@ -13,6 +13,7 @@ import smoothscore.neighbors
 import smoothscore.networks
 import smoothscore.samplers  # noqa: F401  # all of them imported, so that class_path takes short names
 from smoothscore.callbacks import RunRecord
+from smoothscore.cli.compose import expand_bases
 from smoothscore.data import ImageDataModule
 from smoothscore.modules import ScoreModule
 from smoothscore.modules.checkpoint import read_checkpoint
@@ -42,6 +43,6 @@ def run(name: str, args: Sequence[str]) -> None:
         seed_everything_default=42,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
-        args=[name, *args],
+        args=[name, *expand_bases(args)],
         parser_kwargs={"description": "Train and evaluate score models with smoothed targets."},
     )

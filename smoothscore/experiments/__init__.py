@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from smoothscore.experiments.base import Finding, Result
 from smoothscore.experiments.cosine import cosine
+from smoothscore.experiments.cost import cost
 from smoothscore.experiments.domination import domination
 from smoothscore.experiments.expansion import expansion
 from smoothscore.experiments.jacobian import jacobian
@@ -17,6 +18,7 @@ EXPERIMENTS: dict[str, Callable[..., Result]] = {
         expansion,
         jacobian,
         cosine,
+        cost,
     )
 }
 

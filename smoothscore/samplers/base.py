@@ -61,6 +61,14 @@ class Sampler(ABC):
         bound._levels = descending(log_uniform(sigma_min, sigma_max, self.num_levels))
         return bound
 
+    def thinned(self, num_levels: int) -> Self:
+        """Return this sampler with every n-th of its levels, about `num_levels` of them: for a look at a long walk."""
+        every = -(-(len(self.levels) - 1) // num_levels)
+        thin = copy(self)
+        thin._levels = [*self.levels[:-1:every], self.levels[-1]]
+        thin.num_levels = len(thin._levels) - 1
+        return thin
+
     @property
     def levels(self) -> list[float]:
         """Noise levels from σ_max down, ending in 0.

@@ -321,3 +321,15 @@ def test_bad_levels(levels, words):
 def test_bad_arguments(call, words):
     with pytest.raises(UserError, match=words):
         call()
+
+
+def test_thinned_sampler_walks_some_of_its_levels():
+    sampler = ProbabilityFlow(log_uniform(0.01, 10, 100))
+    thin = sampler.thinned(4)
+    assert len(thin.levels) == 5
+    assert thin.levels[0] == sampler.levels[0]
+    assert thin.levels[-1] == 0
+    assert set(thin.levels) <= set(sampler.levels)
+    thin.sample(lambda x, sigma: -x, (1, 4), seeds=[0])
+    assert thin.nfe == 4
+    assert len(sampler.levels) == 101
