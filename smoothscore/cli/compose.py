@@ -1,5 +1,6 @@
 """Configurations that begin with others: `base:` in a YAML file, so that a row of a table is a few lines."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def expand_bases(args: Sequence[str]) -> list[str]:
 
 def _chain(path: Path, above: tuple[Path, ...]) -> list[str]:
     """A file as the texts and paths that `--config` takes, its bases first."""
-    path = path.absolute()
+    path = Path(os.path.normpath(path.absolute()))
     if path in above:
         raise UserError(f"{path} is a base of itself, by way of {above[-1]}: remove one of the two `base` lines.")
     if not path.is_file():
