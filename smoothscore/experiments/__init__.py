@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from smoothscore.experiments.base import Finding, Result
+from smoothscore.experiments.collapse import collapse
 from smoothscore.experiments.cosine import cosine
 from smoothscore.experiments.cost import cost
 from smoothscore.experiments.domination import domination
@@ -17,6 +18,7 @@ EXPERIMENTS: dict[str, Callable[..., Result]] = {
         domination,
         expansion,
         jacobian,
+        collapse,
         cosine,
         cost,
     )
