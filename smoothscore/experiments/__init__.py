@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from smoothscore.experiments.advise import advise
 from smoothscore.experiments.base import Finding, Result
 from smoothscore.experiments.collapse import collapse
 from smoothscore.experiments.cosine import cosine
@@ -20,6 +21,7 @@ EXPERIMENTS: dict[str, Callable[..., Result]] = {
         jacobian,
         collapse,
         cosine,
+        advise,
         cost,
     )
 }
