@@ -30,7 +30,7 @@ _EXACT_ROWS = 64  # points settled together: contenders of different points need
 _GUESS = 0.1  # a log-weight that may be off by more than this does not even tell how much a center contributes
 _UNDERFLOW = 750.0  # nats below which a float64 weight is 0
 _HALVINGS = 8  # steps of the search for what to settle
-_DIRECT_SHARE = 1 / 16  # a near center that contributes this much is pulled by its difference, not by a product
+_DIRECT_SHARE = 1 / 64  # a near center that contributes this much is pulled by its difference, not by a product
 
 
 class Solver:
@@ -47,7 +47,7 @@ class Solver:
         self.centers, self.query, self.need = centers, query, need
         self.value = centers.screen(query)
         self.radial = radial_at(query, self.value)
-        self.near_sq = (8 * SUM_ERROR * centers.radius / TOLERANCE) ** 2
+        self.near_sq = (4 * SUM_ERROR * centers.radius / TOLERANCE) ** 2
         self.at_most = (query.offset + self.value.amin(1) + query.slack).clamp_min(torch.finfo(torch.float64).tiny)
         self.contender = torch.empty_like(self.value, dtype=torch.bool)
         self.count = torch.empty_like(query.offset, dtype=torch.int64)
@@ -128,12 +128,13 @@ class Solver:
         spread = (
             (radius / (norm - radius).clamp_min(0)).clamp_max(1) if self.need == "score" else torch.zeros_like(norm)
         )
-        fine = (worst <= _GUESS) & (largest * (1 - largest) * (worst + typical) <= TOLERANCE)
+        weight_error = largest * (1 - largest) * (worst + typical)
+        fine = (worst <= _GUESS) & (weight_error <= TOLERANCE)
         fine &= typical * (spread + found.loose * (self.need == "score")) <= TOLERANCE
         if bool(fine.any()):
             near = self._direct(base[fine], excess[fine], found.share[fine])
             group = Group(rows[fine], columns, *found.take(fine)[:3], near, self.left_out[rows[fine]])
-            yield self._within(group, typical[fine], typical[fine], found.loose[fine])
+            yield self._within(group, weight_error[fine], typical[fine], typical[fine], found.loose[fine])
         rest = ~fine
         if bool(rest.any()):
             budget = TOLERANCE / 2 / torch.maximum(largest, torch.maximum(spread, found.loose))
@@ -165,16 +166,18 @@ class Solver:
         root_mean_square = (found.share * error.square()).sum(1).sqrt()
         near = self._direct(nearest, excess, found.share)
         group = Group(rows, columns, *found[:3], near, self.left_out[rows])
-        yield self._within(group, mean, root_mean_square, found.loose)
+        yield self._within(group, mean * found.weights.amax(1), mean, root_mean_square, found.loose)
 
-    def _within(self, group: Group, mean: Tensor, root_mean_square: Tensor, loose: Tensor) -> Group:
-        """Those rows of a group that are within the tolerance, given mean errors of ln w and ln c, [b].
+    def _within(
+        self, group: Group, weight_error: Tensor, mean: Tensor, root_mean_square: Tensor, loose: Tensor
+    ) -> Group:
+        """Those rows of a group that are within the tolerance, given bounds on mean errors of ln w and ln c, [b].
 
         Errors δ_j of ln w_j move the score C (μ_v − x), μ_v = Σ v_j μ_j, by C Σ v_j (δ_j − δ̄)(μ_j − μ_v), at most
         their root mean square times the spread of v, and by what v ≠ w leaves of their mean.
         """
         if self.need == "weights":
-            return group.take(mean * group.weights.amax(1) <= TOLERANCE)
+            return group.take(weight_error <= TOLERANCE)
         shift = group.mean_shift(self.centers, self.query, group.share)
         distance = torch.linalg.vector_norm(shift, dim=1)
         mean_sq = (shift + self.query.point[group.rows] - self.centers.middle.to(shift.device)).square().sum(1)
@@ -186,8 +189,7 @@ class Solver:
         far.index_add_(0, row, -group.share[row, column] * norm_sq)
         moved = root_mean_square * spread + SUM_ERROR * far.clamp_min(0).sqrt() + self.left_pull[group.rows]
         moved = moved / distance + mean * loose
-        within = (moved <= TOLERANCE) & (mean * group.weights.amax(1) <= TOLERANCE)
-        return group._replace(shift=shift).take(within)
+        return group._replace(shift=shift).take((moved <= TOLERANCE) & (weight_error <= TOLERANCE))
 
     def _candidates(self, rows: Tensor) -> tuple[Tensor | None, Tensor]:
         """Columns that are a contender to any row, None for all, and a copy of their screened values."""
