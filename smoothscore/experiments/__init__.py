@@ -11,6 +11,7 @@ from smoothscore.experiments.domination import domination
 from smoothscore.experiments.expansion import expansion
 from smoothscore.experiments.jacobian import jacobian
 from smoothscore.experiments.shells import shells
+from smoothscore.experiments.trajectories import trajectories
 
 EXPERIMENTS: dict[str, Callable[..., Result]] = {
     experiment.__name__: experiment
@@ -21,6 +22,7 @@ EXPERIMENTS: dict[str, Callable[..., Result]] = {
         jacobian,
         collapse,
         cosine,
+        trajectories,
         advise,
         cost,
     )
