@@ -91,7 +91,7 @@ class Generation(Callback):
         num_samples = min(self.num_samples, 2 * trainer.world_size) if dry_run else self.num_samples
         seeds = torch.arange(self.seed, self.seed + num_samples)
         own = seeds[trainer.global_rank :: trainer.world_size]
-        sampler = self.sampler.bind(module.sigma_min, module.sigma_max)
+        sampler = self.sampler.bind(module.sigma_min, module.sigma_max, module.data.train.pixels)
         sampler = sampler.thinned(_DRY_RUN) if dry_run else sampler
         batches = torch.split(own, self.batch_size)
         start, parts = time.perf_counter(), []

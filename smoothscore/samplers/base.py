@@ -47,10 +47,11 @@ class Sampler(ABC):
         if self._levels is None and self.num_levels < 2:
             raise UserError(f"sigmas is {sigmas}: as a number of levels it must be at least 2.")
 
-    def bind(self, sigma_min: float, sigma_max: float) -> Self:
+    def bind(self, sigma_min: float, sigma_max: float, data: Tensor | None = None) -> Self:
         """Return this sampler with a number of levels turned into levels over [σ_min, σ_max].
 
-        A sampler that was given its levels is returned as it is: what the user named wins.
+        A sampler that was given its levels is returned as it is: what the user named wins. `data` [M, *S] are the
+        training images, for samplers that search them.
 
         Raises:
             UserError: unless 0 < sigma_min < sigma_max.
