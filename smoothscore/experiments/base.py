@@ -59,8 +59,9 @@ class Finding:
     held: bool | None = None
 
     def __str__(self) -> str:
-        verdict = {True: "held", False: "did not hold", None: "no prediction"}[self.held]
-        return f"{self.claim}: {verdict} ({self.found})"
+        if self.held is None:
+            return f"{self.claim}: {self.found}"
+        return f"{self.claim}: {'held' if self.held else 'did not hold'} ({self.found})"
 
 
 @dataclass(frozen=True)
