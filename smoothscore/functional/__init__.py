@@ -8,6 +8,7 @@ from smoothscore.functional.expansion import (
     expansion_ratio,
     overlap_sigmas,
 )
+from smoothscore.functional.extraction import Extraction, extract
 from smoothscore.functional.frechet import (
     FrechetReference,
     feature_statistics,
@@ -21,11 +22,13 @@ from smoothscore.functional.pairs import nearest_pairs, random_pairs
 __all__ = [
     "ExpansionPoints",
     "ExpansionRatio",
+    "Extraction",
     "FrechetReference",
     "MemorizationReport",
     "expansion_points",
     "expansion_prediction",
     "expansion_ratio",
+    "extract",
     "feature_statistics",
     "fraction_interval",
     "frechet_distance",
