@@ -1,5 +1,6 @@
 """Draw samples once per validation, look at them once, and feed every measure."""
 
+import math
 import time
 
 import torch
@@ -17,6 +18,7 @@ from smoothscore.modules import ScoreModule
 from smoothscore.neighbors import Pixels, extract_features
 from smoothscore.samplers import Sampler
 
+_MOST_BYTES = 2**30  # of a covariance
 _DRY_RUN = 4  # levels that a dry run walks, and images that it compares with
 
 
@@ -39,7 +41,7 @@ class Generation(Callback):
         every_n_validations: draw in every n-th validation only; the last one of a training always draws.
 
     Raises:
-        UserError: fewer than two samples.
+        UserError: fewer than two samples; pixels compared where their covariance does not fit.
     """
 
     def __init__(
@@ -66,6 +68,17 @@ class Generation(Callback):
         self.every_n_validations = every_n_validations
         self._validations = 0
         self._measures: GeneratedImages | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check that the features can be compared at all."""
+        data = getattr(trainer, "datamodule", None)
+        if isinstance(self.extractor, Pixels) and isinstance(data, ImageDataModule) and stage != "predict":
+            dim = math.prod(data.image_shape)
+            if 8 * dim**2 > _MOST_BYTES:
+                raise UserError(
+                    f"Generation: without an extractor the Fréchet distance compares pixels, whose covariance at {dim} "
+                    f"values takes {8 * dim**2 / 2**30:.3g} GiB: set extractor, for instance to EfficientNetLite0."
+                )
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw, measure, log."""

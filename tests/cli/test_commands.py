@@ -15,7 +15,7 @@ from smoothscore.data.samples import SampleSet
 
 ROOT = Path(__file__).parents[2]
 FAST = ROOT / "configs" / "experiment" / "emoji_fast.yaml"
-EXPERIMENTS = sorted((ROOT / "configs" / "experiment").rglob("*.yaml"))
+EXPERIMENTS = sorted(path for path in (ROOT / "configs" / "experiment").rglob("*.yaml") if "paper" not in path.parts)
 SMALL = [
     "--trainer.max_epochs=9",
     "--trainer.max_steps=4",
