@@ -15,7 +15,7 @@ from smoothscore.neighbors import NeighborStore, NeighborTable, build_neighbors
 
 
 def default_cache_dir() -> Path:
-    """Where neighbor tables are kept: $SMOOTHSCORE_CACHE, else the user's cache directory."""
+    """Where packed images and neighbor tables are kept: $SMOOTHSCORE_CACHE, else the user's cache directory."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("SMOOTHSCORE_CACHE") or Path(base) / "smoothscore").expanduser()
 
@@ -29,6 +29,9 @@ class ImageDataModule(LightningDataModule, ABC):
     Args:
         root: folder or file of the data set; a data set that is embedded needs none.
         image_size: side of the square images in pixels.
+        num_train: training images; None is all that are not held out.
+        num_test: held-out images; None is the official test set, or a tenth of the images where there is none.
+        split_seed: which images are held out where there is no official test set, and which are taken of too many.
         batch_size: images per step and process.
         num_workers: worker processes that fetch batches; 0 is right for data in memory.
         k: neighbors per training image, itself included; None attaches no table.
@@ -38,7 +41,11 @@ class ImageDataModule(LightningDataModule, ABC):
         flip: mirror each training image with probability 1/2, together with its neighbors.
         epoch_steps: steps per epoch; None makes an epoch one pass over the training images.
         seed: order of the training images.
-        cache_dir: where neighbor tables are kept; None is $SMOOTHSCORE_CACHE or the user's cache directory.
+        cache_dir: where packed images and neighbor tables are kept; None is $SMOOTHSCORE_CACHE or the user's cache
+            directory.
+        device_budget: bytes of training pixels that the neighbors may take on the network's device; None is no limit.
+        host_budget: bytes of training pixels beyond the device's budget that are kept in memory; more are read from
+            the disk as they are needed. None is no limit.
 
     Raises:
         UserError: in `setup`, where the data cannot serve: no images, a batch larger than the training set, k ≥ M.
@@ -49,6 +56,9 @@ class ImageDataModule(LightningDataModule, ABC):
         *,
         root: str | None = None,
         image_size: int = 32,
+        num_train: int | None = None,
+        num_test: int | None = None,
+        split_seed: int = 0,
         batch_size: int = 64,
         num_workers: int = 0,
         k: int | None = None,
@@ -59,10 +69,15 @@ class ImageDataModule(LightningDataModule, ABC):
         epoch_steps: int | None = None,
         seed: int = 42,
         cache_dir: str | None = None,
+        device_budget: int | None = None,
+        host_budget: int | None = None,
     ) -> None:
         super().__init__()
         self.root = root
         self.image_size = image_size
+        self.num_train = num_train
+        self.num_test = num_test
+        self.split_seed = split_seed
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.k = k
@@ -73,6 +88,8 @@ class ImageDataModule(LightningDataModule, ABC):
         self.epoch_steps = epoch_steps
         self.seed = seed
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+        self.device_budget = device_budget
+        self.host_budget = host_budget
         self.table: NeighborTable | None = None
         self.neighbors: NeighborStore | None = None
         self._split: Split | None = None
@@ -112,7 +129,13 @@ class ImageDataModule(LightningDataModule, ABC):
                 labels=self.train.labels if self.class_restricted else None,
                 cache_dir=self.cache_dir,
             )
-            self.neighbors = NeighborStore(self.table, self.train.pixels, radius=self.radius)
+            self.neighbors = NeighborStore(
+                self.table,
+                self.train.pixels,
+                radius=self.radius,
+                device_budget=self.device_budget,
+                host_budget=self.host_budget,
+            )
 
     def train_dataloader(self) -> TrainLoader:
         """Batches of shuffled training images; every batch is a function of (seed, step, rank)."""

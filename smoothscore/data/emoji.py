@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from smoothscore.data.base import ImageDataModule
+from smoothscore.data.decode import shrink
 from smoothscore.data.images import ImageSet, Split, split_rows
 from smoothscore.errors import UserError
 
@@ -20,10 +20,8 @@ class Emoji(ImageDataModule):
     the test set.
 
     Args:
-        num_train: training images; None is all that are not held out.
         num_test: held-out images.
         categories: keep these kinds only, for instance ["Animals & Nature"]; None keeps all seven.
-        split_seed: which images are held out and which are taken.
         options: those of `ImageDataModule`; `smoothscore fit --data.help=Emoji` lists them all.
 
     Raises:
@@ -33,21 +31,17 @@ class Emoji(ImageDataModule):
     def __init__(
         self,
         *,
-        num_train: int | None = None,
         num_test: int = 256,
         categories: list[str] | None = None,
-        split_seed: int = 0,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(num_test=num_test, **options)
         if not 8 <= self.image_size <= 32:
             raise UserError(
                 f"Emoji: image_size is {self.image_size}, but the embedded images serve sizes from 8 to 32."
             )
-        self.num_train = num_train
-        self.num_test = num_test
+        self.num_test: int = num_test
         self.categories = categories
-        self.split_seed = split_seed
 
     def read(self) -> Split:
         """Load, leave out repeats and other categories, shrink, split."""
@@ -85,11 +79,3 @@ def first_occurrences(pixels: Tensor) -> Tensor:
     _, group = torch.unique(pixels.flatten(1), dim=0, return_inverse=True)
     first = torch.full((int(group.max()) + 1,), len(pixels))
     return first.scatter_reduce(0, group, torch.arange(len(pixels)), "amin").sort().values
-
-
-def shrink(pixels: Tensor, size: int) -> Tensor:
-    """uint8 [M, C, H, W] to uint8 [M, C, size, size], by antialiased bicubic interpolation."""
-    if pixels.shape[-2:] == (size, size):
-        return pixels
-    small = interpolate(pixels.float(), size=(size, size), mode="bicubic", antialias=True)
-    return small.round().clamp(0, 255).to(torch.uint8)

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from smoothscore.errors import UserError
+
 
 class Batch(NamedTuple):
     """Clean images of one training step.
@@ -33,8 +35,8 @@ class ImageSet(NamedTuple):
     labels: Tensor
     classes: tuple[str, ...] = ()
 
-    def rows(self, index: Tensor) -> "ImageSet":
-        """The images at the given rows, in that order."""
+    def rows(self, index: Tensor | slice) -> "ImageSet":
+        """The images at the given rows, in that order; a slice copies nothing."""
         return self._replace(pixels=self.pixels[index], labels=self.labels[index])
 
 
@@ -51,6 +53,41 @@ def split_rows(images: ImageSet, num_train: int | None, num_test: int, seed: int
     test, train = order[:num_test], order[num_test:]
     train = train if num_train is None else train[:num_train]
     return Split(images.rows(train.sort().values), images.rows(test.sort().values))
+
+
+def count_held_out(total: int, num_train: int | None, num_test: int | None) -> int:
+    """How many of all images are held out: `num_test`, or where it is None a tenth, at least 2.
+
+    Raises:
+        UserError: train and test together are more than there are.
+    """
+    num_test = max(2, total // 10) if num_test is None else num_test
+    if (num_train or 2) + num_test > total:
+        raise UserError(
+            f"There are {total} images, too few for num_train = {num_train} and num_test = {num_test}: lower one of "
+            "them."
+        )
+    return num_test
+
+
+def subset(images: ImageSet, count: int | None, seed: int, option: str) -> ImageSet:
+    """So many of the images, chosen by the seed, in their order; None is all of them, uncopied.
+
+    Args:
+        images: all of a part.
+        count: how many.
+        seed: which of them.
+        option: what the caller's user sets `count` by, for the error.
+
+    Raises:
+        UserError: more images than there are.
+    """
+    if count is None:
+        return images
+    if count > len(images.pixels):
+        raise UserError(f"{option} = {count} is more than the {len(images.pixels)} images there are: lower it.")
+    order = torch.randperm(len(images.pixels), generator=torch.Generator().manual_seed(seed))
+    return images.rows(order[:count].sort().values)
 
 
 def equal_reference_rows(train: Tensor, test: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -23,7 +24,7 @@ from smoothscore.errors import UserError
 
 FORMAT = 2  # of the folder, and of what the cached numbers mean
 MANIFEST = "manifest.json"
-_BLOCK = 1 << 22  # bytes digested at a time by one thread
+_BLOCK = 1 << 20  # bytes digested at a time by one thread
 _TORCH = ("torch.", "torchvision.")
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -114,15 +115,10 @@ def write_folder(path: str | Path, arrays: Mapping[str, Array], meta: Meta) -> N
                 np.save(file, array, allow_pickle=False)
                 _to_disk(file.fileno(), file.flush)
         files = {name: _digest_file(new / f"{name}.npy") for name in sorted(arrays)}
-        manifest: dict[str, Any] = {"format": FORMAT, "files": files, "meta": dict(meta)}
-        with (new / MANIFEST).open("wb") as file:
-            file.write(_sealed(manifest))
-            _to_disk(file.fileno(), file.flush)
-        _folder_to_disk(new)
+        write_manifest(new, {"format": FORMAT, "files": files, "meta": dict(meta)})
         if path.exists():
             path.rename(old)
-        new.rename(path)
-        _folder_to_disk(path.parent)
+        publish(new, path)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error}): free some space or choose another path.") from error
     finally:
@@ -137,24 +133,7 @@ def read_folder(path: str | Path) -> Folder:
         UserError: If the folder is absent, or any file of it is missing or differs from what was written.
     """
     path = Path(path)
-    if not (path / MANIFEST).is_file():
-        raise UserError(
-            f"there is no {path / MANIFEST}: pass a folder that smoothscore wrote; if this is one, it is damaged: "
-            "delete the folder and build it again."
-        )
-    try:
-        written = (path / MANIFEST).read_bytes()
-        manifest = json.loads(written)
-        manifest.pop("sha256")
-        if _sealed(manifest) != written:
-            raise ValueError("its bytes differ from what was written")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise _damaged(path, MANIFEST, error) from error
-    if manifest["format"] != FORMAT:
-        raise UserError(
-            f"{path} has format {manifest['format']}, and this version of smoothscore reads format {FORMAT}: delete "
-            "the folder and build it again."
-        )
+    manifest = read_manifest(path, FORMAT)
     arrays = {}
     for name, digest in manifest["files"].items():
         try:
@@ -162,8 +141,73 @@ def read_folder(path: str | Path) -> Folder:
                 raise ValueError("its bytes differ from what was written")
             arrays[name] = np.load(path / f"{name}.npy", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise _damaged(path, f"{name}.npy", error) from error
+            raise damaged(path, f"{name}.npy", error) from error
     return Folder(arrays, manifest["meta"])
+
+
+def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write a folder's manifest together with the digest of itself, so that a flipped byte of it shows too."""
+    with (folder / MANIFEST).open("wb") as file:
+        file.write(_sealed(content))
+        _to_disk(file.fileno(), file.flush)
+
+
+def read_manifest(folder: Path, version: int) -> dict[str, Any]:
+    """Read a folder's manifest and check every byte of it, and the format it was written in.
+
+    Raises:
+        UserError: If it is absent, damaged, or of another format.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise UserError(
+            f"there is no {folder / MANIFEST}: pass a folder that smoothscore wrote; if this is one, it is damaged: "
+            "delete the folder and build it again."
+        )
+    try:
+        written = (folder / MANIFEST).read_bytes()
+        manifest: dict[str, Any] = json.loads(written)
+        manifest.pop("sha256")
+        if _sealed(manifest) != written:
+            raise ValueError("its bytes differ from what was written")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise damaged(folder, MANIFEST, error) from error
+    if manifest["format"] != version:
+        raise UserError(
+            f"{folder} has format {manifest['format']}, and this version of smoothscore reads format {version}: delete "
+            "the folder and build it again."
+        )
+    return manifest
+
+
+def publish(aside: Path, path: Path) -> None:
+    """Rename a finished folder into its place, once all of it has reached the disk."""
+    _folder_to_disk(aside)
+    aside.rename(path)
+    _folder_to_disk(path.parent)
+
+
+def damaged(folder: Path, name: str, error: Exception) -> UserError:
+    """Return the error that says which file of a folder is damaged."""
+    return UserError(f"{folder / name} is damaged ({error}): delete the folder {folder} and build it again.")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a cached folder: one process builds it, others wait.
+
+    Raises:
+        UserError: If the cache cannot be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.parent / f".{folder.name}.lock")
+        lock.acquire()
+    except OSError as error:
+        raise UserError(f"the cache {folder.parent} cannot be used ({error}): choose another `cache_dir`.") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def cached(folder: str | Path, key: str, build: Callable[[], Folder]) -> Folder:
@@ -173,21 +217,13 @@ def cached(folder: str | Path, key: str, build: Callable[[], Folder]) -> Folder:
         UserError: If the folder is damaged, or was written for another key.
     """
     folder = Path(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.parent / f".{folder.name}.lock")
-        lock.acquire()
-    except OSError as error:
-        raise UserError(f"the cache {folder.parent} cannot be used ({error}): choose another `cache_dir`.") from error
-    try:
+    with locked(folder):
         if not folder.exists():
             for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a builder that was killed
                 shutil.rmtree(leftover, ignore_errors=True)
             built = build()
             write_folder(folder, built.arrays, {**built.meta, "key": key})
         found = read_folder(folder)
-    finally:
-        lock.release()
     if found.meta.get("key") != key:
         raise UserError(
             f"the cache folder {folder} is stale: it was written for key {found.meta.get('key')}, and key {key} is "
@@ -206,8 +242,7 @@ def _encode(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, sort_keys=True, indent=1).encode()
 
 
-def _sealed(manifest: dict[str, Any]) -> bytes:
-    """Encode a manifest together with the digest of itself, so that a flipped byte of it shows too."""
+def _sealed(manifest: Mapping[str, Any]) -> bytes:
     return _encode({**manifest, "sha256": hashlib.sha256(_encode(manifest)).hexdigest()})
 
 
@@ -227,7 +262,3 @@ def _folder_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _damaged(path: Path, name: str, error: Exception) -> UserError:
-    return UserError(f"{path / name} is damaged ({error}): delete the folder {path} and build it again.")

@@ -1,5 +1,6 @@
 """The resident pixels: exact values, in the order of the table, on the module's device."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -49,6 +50,54 @@ def test_autocast_and_low_precision_change_nothing(table, emoji):
         found = store.half().images(INDEX)
     assert found.dtype == torch.float32
     assert torch.equal(found, emoji[:500][table.indices[INDEX]] / 255)
+
+
+def mapped(tmp_path, data):
+    np.save(tmp_path / "pixels.npy", data.numpy())
+    return torch.from_numpy(np.load(tmp_path / "pixels.npy", mmap_mode="c"))
+
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("scale", [1, 1 / 255])  # uint8 and float
+def test_pixels_are_the_same_wherever_they_lie(table, emoji, tmp_path, device, scale):
+    data = mapped(tmp_path, emoji[:500] if scale == 1 else emoji[:500] * scale)
+    size = data.nbytes
+    stores = {
+        "device": NeighborStore(table, data, device_budget=size),
+        "host": NeighborStore(table, data, device_budget=size - 1, host_budget=size),
+        "disk": NeighborStore(table, data, device_budget=size - 1, host_budget=size - 1),
+    }
+    index = INDEX.to(device)
+    expected = NeighborStore(table, data).to(device).images(index)
+    for place, store in stores.items():
+        store = store.half().to(device)
+        assert ("pixels" in dict(store.named_buffers())) == (place == "device")
+        assert store.pixels.device.type == (device if place == "device" else "cpu")
+        assert store.pixels.is_pinned() == (place == "host" and torch.cuda.is_available())
+        for k in (9, 4):
+            found = store.images(index, k)
+            assert found.device == index.device
+            assert torch.equal(found, expected[:, :k])
+            out = torch.empty_like(expected[:, :k].contiguous())
+            assert torch.equal(store.images(index, k, out=out), out)
+            assert torch.equal(out, found)
+    assert stores["disk"].pixels.data_ptr() == data.data_ptr()  # still the file itself
+
+
+def test_pixels_on_the_host_stay_there(table, emoji):
+    store = NeighborStore(table, emoji[:500], device_budget=0).to("meta")
+    assert store.indices.device.type == "meta"
+    assert store.pixels.device.type == "cpu"
+
+
+def test_the_host_brings_the_rows_that_are_asked_for(table, emoji):
+    for data in (emoji[:500], emoji[:500] / 255):
+        store = NeighborStore(table, data, device_budget=0)
+        found = store._bring(INDEX)  # what goes to another device
+        assert torch.equal(found if found.dtype == torch.uint8 else found.view(torch.float32), data[INDEX].flatten(1))
 
 
 def test_no_rows(table, emoji):
