@@ -60,14 +60,14 @@ def open_pack(source: Source, cache_dir: Path, *, skip_bad: bool = False) -> Pac
         skip_bad: leave out unreadable items, and say how many.
 
     Raises:
-        UserError: an unreadable item, nothing but such items, a damaged pack, or a disk that refuses.
+        UserError: an unreadable item, nothing but such items, a damaged or stale pack, or a disk that refuses.
     """
     folder = cache_dir / f"{source.name.lower()}-{source.key[:16]}"
     if not folder.exists():
         with locked(folder):
             if not folder.exists():
                 build_pack(source, folder, skip_bad)
-    pack = _open(folder)
+    pack = _open(folder, source.key)
     if pack.left_out:
         count = sum(map(len, source.parts.values()))
         report = f"{len(pack.left_out)} of {count} files left out as unreadable, the first of them {pack.left_out[0]}"
@@ -77,13 +77,15 @@ def open_pack(source: Source, cache_dir: Path, *, skip_bad: bool = False) -> Pac
     return pack
 
 
-def _open(folder: Path) -> Pack:
+def _open(folder: Path, key: str) -> Pack:
     """Map a pack.
 
     The sizes are checked always, the bytes of files up to `CHECKED` only: every start of every process would read a
     larger pack from one end to the other, and packing is there to spare that.
     """
     manifest = read_manifest(folder, FORMAT)
+    if manifest["key"] != key:
+        raise UserError(f"{folder} is stale: it was packed from other files: delete the folder and run again.")
     tensors = {}
     for name in FILES:
         try:
