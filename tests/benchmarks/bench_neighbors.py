@@ -9,14 +9,15 @@ import time
 from collections.abc import Callable
 from importlib.resources import files
 
-import faiss
 import numpy as np
 import torch
 from torch import Tensor
 
 from smoothscore.neighbors import NeighborStore, NeighborTable, build_neighbors
-from smoothscore.neighbors.index import search
+from smoothscore.neighbors.index import require_faiss, search
 
+# After torch, as the package does: the one that comes first brings the OpenMP threads that both then share.
+faiss = require_faiss()
 K = 30
 
 
