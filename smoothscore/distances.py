@@ -81,17 +81,19 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 class Centers:
-    """Centers made ready for many queries: norms and middle are computed once, the data is not copied.
+    """Centers made ready for many queries: norms and middle are computed once.
 
     Args:
         data: centers [M, *S], float, or uint8 meaning value/255; on any device. It is held by reference.
         memory_budget: bytes of working memory that a call may use beyond its arguments and answer.
+        keep: bytes that a centred float32 copy of the data may take; where it needs more, and by default, none is kept,
+            and every pass over the centers centres them again, a chunk at a time.
 
     Raises:
         UserError: no rows, no values per row, or a row that is NaN or infinite.
     """
 
-    def __init__(self, data: Tensor, *, memory_budget: int = 2**28) -> None:
+    def __init__(self, data: Tensor, *, memory_budget: int = 2**28, keep: int = 0) -> None:
         if data.ndim < 2 or data.numel() == 0:
             raise UserError(f"The data has shape {list(data.shape)}: give at least one row, as [M, *shape].")
         self.shape = data.shape[1:]
@@ -102,6 +104,12 @@ class Centers:
         self.middle = decode(self.data[::stride]).to(torch.float32).mean(0)
         if not bool(self.middle.isfinite().all()):  # a bad row would hide the others' norms
             self.middle = torch.zeros_like(self.middle)
+        self._kept: Tensor | None = None
+        if 4 * self.data.numel() <= keep:
+            kept = torch.empty(self.data.shape, device=self.data.device)
+            for start, rows in self.chunks(self.data.device, torch.float32):
+                kept[start : start + len(rows)] = rows
+            self._kept = kept
         # of the centred rows; float64 since it is added to a product that nearly cancels it
         self.norm_sq = torch.cat([self._norm_sq(rows) for _, rows in self.chunks(self.data.device, torch.float32)])
         _check_rows(self.norm_sq.sqrt(), "data")
@@ -249,8 +257,14 @@ class Centers:
     def chunks(
         self, device: torch.device, dtype: torch.dtype, columns: Tensor | None = None
     ) -> Iterator[tuple[int, Tensor]]:
-        """Centred rows in `dtype`, a chunk at a time, in one buffer that stays in the processor's cache."""
+        """Centred rows in `dtype`, a chunk at a time: kept ones, or in a buffer that stays in the processor's cache."""
         count = self.count if columns is None else len(columns)
+        if self._kept is not None and columns is None and dtype == torch.float32 and device == self._kept.device:
+            # on a CPU, so many that the products with them stay in the cache
+            step = max(1, (2**22 if device.type == "cpu" else 2**25) // self.dim)
+            for start in range(0, count, step):
+                yield start, self._kept[start : start + step]
+            return
         most = 2**21 if device.type == "cpu" else 2**25
         step = max(1, min(most, self.memory_budget // 16) // self.dim)
         buffer = torch.empty(min(step, count), self.dim, dtype=dtype, device=device)

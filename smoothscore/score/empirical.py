@@ -24,6 +24,7 @@ from smoothscore.score.radial import (
 from smoothscore.score.solver import Need, Solver
 from smoothscore.score.weights import check_temperature, effective_number
 
+_KEEP = 3 * 2**28  # bytes of a centred copy, which saves a third of the memory traffic of every pass
 Measure = Callable[[Query, Group], tuple[Tensor, ...]]  # what is wanted of a group, each [b, ...]
 
 
@@ -52,15 +53,16 @@ class EmpiricalScore(ABC):
     the others ignore it, so that each of them is a sampler's `score(x, sigma)`.
 
     Args:
-        data: training images [M, *S], float, or uint8 meaning value/255; held by reference, not copied.
-        memory_budget: bytes of working memory beyond the data, x and the answer.
+        data: training images [M, *S], float, or uint8 meaning value/255; held by reference. A centred float32 copy is
+            kept beside it where that takes at most 768 MiB.
+        memory_budget: bytes of working memory beyond the data, its copy, x and the answer.
 
     Raises:
         UserError: no rows, or a row with NaN or infinity; when called, x of another shape than the data's images.
     """
 
     def __init__(self, data: Tensor, *, memory_budget: int = 2**28) -> None:
-        self.centers = Centers(data, memory_budget=memory_budget)
+        self.centers = Centers(data, memory_budget=memory_budget, keep=_KEEP)
 
     @abstractmethod
     def _radial(self, query: Query, value: Tensor, sigma: Tensor | None) -> Radial:
