@@ -60,6 +60,34 @@ def per_sample(sigma: Tensor | float, x: Tensor) -> Tensor:
     return levels.expand(len(x))
 
 
+def embed_noise(
+    network: nn.Module, embedding: nn.Module | None, x: Tensor, sigma: Tensor | float | None
+) -> Tensor | None:
+    """Check what a network is called with, and embed the noise levels; None where it is blind.
+
+    Args:
+        network: with `image_size` and `in_channels`; errors name its class.
+        embedding: of σ [B], or None.
+        x: its images [B, *S].
+        sigma: their noise level.
+
+    Raises:
+        UserError: x has another shape, or a conditioned network is not told σ.
+    """
+    name = type(network).__name__
+    shape = cast(tuple[int, ...], (network.in_channels, network.image_size, network.image_size))
+    if x.shape[1:] != shape:
+        raise UserError(f"this {name} was built for images {shape} and was given {tuple(x.shape[1:])}.")
+    if embedding is None:
+        return None
+    if sigma is None:
+        raise UserError(
+            f"this {name} is conditioned on the noise level and was called without sigma: pass sigma "
+            "(a number or [B]), or build the network with conditioned=False."
+        )
+    return cast(Tensor, embedding(per_sample(sigma, x)))
+
+
 class NoiseEmbedding(nn.Module):
     """Embedding of the noise level: sines and cosines of log σ, then a two-layer perceptron.
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from smoothscore.errors import UserError
-from smoothscore.networks.blocks import Attention, ResBlock, add, conv, group_norm, linear, per_sample
+from smoothscore.networks.blocks import Attention, ResBlock, add, conv, embed_noise, group_norm, linear
 from smoothscore.networks.fir import FirConv, FirDown, FirUp
 from smoothscore.networks.unet import Stage, check_sizes
 
@@ -141,18 +141,7 @@ class NCSNpp(nn.Module):
         Raises:
             UserError: x has another shape, or a conditioned network is not told σ.
         """
-        shape = (self.in_channels, self.image_size, self.image_size)
-        if x.shape[1:] != shape:
-            raise UserError(f"this NCSNpp was built for images {shape} and was given {tuple(x.shape[1:])}.")
-        embedding = None
-        if self.embedding is not None:
-            if sigma is None:
-                raise UserError(
-                    "this NCSNpp is conditioned on the noise level and was called without sigma: pass sigma "
-                    "(a number or [B]), or build the network with conditioned=False."
-                )
-            embedding = self.embedding(per_sample(sigma, x))
-
+        embedding = embed_noise(self, self.embedding, x, sigma)
         pyramid = 2.0 * x - 1.0
         h = self.conv_in(pyramid)
         skips = [h]

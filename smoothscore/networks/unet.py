@@ -13,8 +13,8 @@ from smoothscore.networks.blocks import (
     ResBlock,
     Upsample,
     conv,
+    embed_noise,
     group_norm,
-    per_sample,
 )
 
 
@@ -103,18 +103,7 @@ class UNet(nn.Module):
         Raises:
             UserError: x has another shape, or a conditioned network is not told σ.
         """
-        shape = (self.in_channels, self.image_size, self.image_size)
-        if x.shape[1:] != shape:
-            raise UserError(f"this UNet was built for images {shape} and was given {tuple(x.shape[1:])}.")
-        embedding = None
-        if self.embedding is not None:
-            if sigma is None:
-                raise UserError(
-                    "this UNet is conditioned on the noise level and was called without sigma: pass sigma "
-                    "(a number or [B]), or build the network with conditioned=False."
-                )
-            embedding = self.embedding(per_sample(sigma, x))
-
+        embedding = embed_noise(self, self.embedding, x, sigma)
         h = 2.0 * x - 1.0
         gain = torch.rsqrt(h.square().mean(dim=(1, 2, 3), keepdim=True) + 0.25)
         # The gain is a channel of its own: without it a faded image would look like a bright one.
