@@ -29,6 +29,6 @@ def test_the_scheme_in_the_documentation_is_short_and_defines_a_module():
 
 
 def test_every_page_of_the_navigation_exists():
-    pages = re.findall(r": (\w+\.md)", (ROOT / "mkdocs.yml").read_text())
+    pages = re.findall(r": ([\w/]+\.md)", (ROOT / "mkdocs.yml").read_text())
     assert pages
     assert all((ROOT / "docs" / page).is_file() for page in pages)
