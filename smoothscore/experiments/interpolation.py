@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from smoothscore.distances import Centers, decode
-from smoothscore.samplers import PredictorCorrector
-from smoothscore.samplers.base import Score, per_image
+from smoothscore.samplers import PredictorCorrector, Score
+from smoothscore.samplers.rows import per_image
 from smoothscore.schedules import log_uniform
 
 

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 from tqdm import tqdm
 
-from smoothscore.samplers.base import per_image
+from smoothscore.samplers.rows import per_image
 from smoothscore.score import Conditioned, EmpiricalScore, Posterior, Tempered, Unconditioned
 
 Told = Literal["actual", "scheduled"]

@@ -194,6 +194,11 @@ class ScoreModule(LightningModule):
         return self.data.neighbors.to(self.device)
 
     @property
+    def conditioned(self) -> bool:
+        """Whether the network is told σ."""
+        return bool(getattr(self.network, "conditioned", True))
+
+    @property
     def image_shape(self) -> tuple[int, ...]:
         """(C, H, W) of the data."""
         return self.data.image_shape

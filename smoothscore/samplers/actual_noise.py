@@ -10,7 +10,9 @@ from torch import Tensor
 
 from smoothscore.distances import Centers
 from smoothscore.errors import UserError
-from smoothscore.samplers.base import Counted, Sampler, Step, per_image
+from smoothscore.samplers.base import Sampler, Step
+from smoothscore.samplers.rows import per_image
+from smoothscore.samplers.watch import Counted
 
 NoiseFrom = Literal["search", "score"]
 _PAPER_ALPHA = {10: 0.6, 50: 0.16, 100: 0.09}

@@ -1,6 +1,6 @@
-"""What every sampler shares: the walk from noise to image, its noise, its counting and its checks."""
+"""What every sampler shares: the walk from noise to image, its levels and its checks."""
 
-import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
@@ -11,17 +11,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from smoothscore.errors import UserError
+from smoothscore.samplers.noise import generators, sample_noise
+from smoothscore.samplers.watch import Counted, FiniteWatch, Score, is_blind
 from smoothscore.schedules import log_uniform
-
-Score = Callable[[Tensor, Tensor], Tensor]
-"""(x [B, *S], sigma [B], both on one device) -> score [B, *S]."""
 
 
 class Step(NamedTuple):
-    """Where a walk stands after a step: x [B, *S] and the noise level reached, a number or one per sample [B]."""
+    """Where a walk stands after a step, and what it went by."""
 
-    x: Tensor
-    sigma: float | Tensor
+    x: Tensor  # [B, *S]
+    sigma: float | Tensor  # the noise level reached, a number or one per sample [B]
+    sigma_star: Tensor | None = None  # σ* [B] that the step took x to have before it, where it was looked for
 
 
 class Sampler(ABC):
@@ -94,8 +94,13 @@ class Sampler(ABC):
         """Steps that `walk` takes, None where it is not known beforehand."""
         return self.num_levels
 
+    @property
+    def trusts_schedule(self) -> bool:
+        """Whether the schedule alone sizes the steps and nothing corrects them: what a blind score cannot bear."""
+        return False
+
     @abstractmethod
-    def walk(self, score: "Counted", x: Tensor, noise: Iterator[Tensor]) -> Iterator[Step]:
+    def walk(self, score: Counted, x: Tensor, noise: Iterator[Tensor]) -> Iterator[Step]:
         """Yield the state after each step, from x [B, *S] at σ_max to the image.
 
         Args:
@@ -125,8 +130,10 @@ class Sampler(ABC):
             score: (x [B, *S], sigma [B]) -> [B, *S], in the units of images in [0, 1].
             shape: [B, *S].
             seeds: one integer per sample; None draws them from torch's global generator.
-            device: where to sample; None is torch's default device. The same seed gives different noise on CPU and GPU.
-            start: begin at this x [B, *S] instead of σ_max z; its type is kept.
+            device: where to sample; None is that of the start, or torch's default device. The same seed gives
+                different noise on CPU and GPU.
+            start: begin at this x [B, *S] instead of σ_max z. Its type is kept, but for half precision: the state of
+                a walk is float32 at least, whatever the score computes in.
             progress: show a bar.
             on_step: called with the number of the step and its `Step`, to record a trajectory.
 
@@ -136,21 +143,33 @@ class Sampler(ABC):
         Raises:
             UserError: the seeds or the start do not fit the shape, the score returns another shape, or the state
                 becomes NaN or infinite (the step and σ are named).
+
+        Warns:
+            UserWarning: the score is blind, and the steps are sized by the schedule alone.
         """
         shape = tuple(shape)
         if len(shape) < 2 or min(shape) < 1:
             raise UserError(f"shape is {shape}: give [batch, *image shape], each at least 1.")
         if start is not None and tuple(start.shape) != shape:
             raise UserError(f"start has shape {tuple(start.shape)}, but shape is {shape}.")
-        device = torch.get_default_device() if device is None else torch.device(device)
-        dtype = torch.float32 if start is None else start.dtype
+        if self.trusts_schedule and is_blind(score):
+            warnings.warn(
+                f"{type(self).__name__} steps by its schedule alone, but the score never sees σ: where the noise in "
+                "the image falls below the schedule, the steps overshoot. Take ActualNoise, or PredictorCorrector with "
+                "a predictor that adds noise or at least one corrector step.",
+                stacklevel=3,  # torch.no_grad() wraps this method
+            )
+        if device is None:
+            device = torch.get_default_device() if start is None else start.device
+        device = torch.device(device)
+        dtype = torch.float32 if start is None else torch.promote_types(start.dtype, torch.float32)
         noise = sample_noise(generators(seeds, shape[0], device), shape[1:], dtype)
-        x = self.sigma_max * next(noise) if start is None else start.to(device)
+        x = self.sigma_max * next(noise) if start is None else start.to(device, dtype)
         counted = Counted(score)
         finite = FiniteWatch(1 if device.type == "cpu" else 32)
         with tqdm(total=self.num_steps, disable=not progress, desc=type(self).__name__, unit="step") as bar:
             for number, step in enumerate(self.walk(counted, x, noise), start=1):
-                finite.see(number, step)
+                finite.see(number, step.sigma, step.x)
                 if on_step is not None:
                     on_step(number, step)
                 bar.update()
@@ -158,90 +177,6 @@ class Sampler(ABC):
         finite.settle()
         self.nfe = counted.nfe
         return x
-
-
-class Counted:
-    """A score that counts its calls, spreads a single σ over the batch, and checks the shape it returns."""
-
-    def __init__(self, score: Score) -> None:
-        self.score = score
-        self.nfe = 0
-
-    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Score at x [B, *S] and σ (a number or [B]), in x's type."""
-        self.nfe += 1
-        if not isinstance(sigma, Tensor):
-            sigma = x.new_full((len(x),), sigma)
-        value = self.score(x, sigma)
-        if value.shape != x.shape:
-            raise UserError(
-                f"the score returned shape {tuple(value.shape)} for x of shape {tuple(x.shape)}: "
-                "a score must return one value per value of x."
-            )
-        return value.to(x.dtype)
-
-
-def generators(seeds: Sequence[int] | None, batch: int, device: torch.device) -> list[torch.Generator]:
-    """One generator per sample; None draws the seeds from torch's global generator.
-
-    Raises:
-        UserError: the number of seeds is not the batch.
-    """
-    if seeds is None:
-        seeds = torch.randint(2**62, (batch,), device="cpu").tolist()
-    if len(seeds) != batch:
-        raise UserError(f"{len(seeds)} seeds were given for a batch of {batch}: give one per sample.")
-    return [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
-
-
-def sample_noise(
-    generators: list[torch.Generator], image_shape: tuple[int, ...], dtype: torch.dtype
-) -> Iterator[Tensor]:
-    """Yield unit noise [B, *S] without end, each sample from its own generator, several draws at a time.
-
-    The first draw comes alone, since a deterministic sampler needs no other; then up to 16 together, which spreads
-    the cost of calling B generators. How many depends only on the size of one sample: a generator's values depend on
-    how many are asked for at once, and a sample must not depend on its batch.
-    """
-    together = 1
-    while True:
-        block = torch.empty(len(generators), together, *image_shape, device=generators[0].device)
-        for row, generator in zip(block, generators, strict=True):
-            torch.randn(row.shape, generator=generator, out=row)
-        yield from block.to(dtype).unbind(1)
-        together = min(max(1, 2**14 // math.prod(image_shape)), 16)
-
-
-class FiniteWatch:
-    """Stops a walk whose state is NaN or infinite; looks at the device only every `every` steps."""
-
-    def __init__(self, every: int) -> None:
-        self.every = every
-        self.seen: list[tuple[int, float | Tensor, Tensor]] = []
-
-    def see(self, number: int, step: Step) -> None:
-        """Note a step; the sum of x is finite unless some x is not (or x is near overflow)."""
-        self.seen.append((number, step.sigma, step.x.sum()))
-        if len(self.seen) >= self.every:
-            self.settle()
-
-    def settle(self) -> None:
-        """Check the steps noted.
-
-        Raises:
-            UserError: one of them holds a NaN or an infinity.
-        """
-        if not self.seen:
-            return
-        good = torch.stack([total for _, _, total in self.seen]).isfinite().tolist()
-        if not all(good):
-            number, sigma, _ = self.seen[good.index(False)]
-            level = float(sigma.max()) if isinstance(sigma, Tensor) else sigma
-            raise UserError(
-                f"sampling left the finite numbers at step {number}, which ends at σ = {level:.4g}: "
-                "the score returned NaN or infinity there, or the steps are too large for it (take more levels)."
-            )
-        self.seen.clear()
 
 
 def descending(sigmas: Tensor | Sequence[float]) -> list[float]:
@@ -263,8 +198,3 @@ def descending(sigmas: Tensor | Sequence[float]) -> list[float]:
             "sort them (log_uniform and shell_touch return them in order)."
         )
     return [*levels.flip(0).tolist(), 0.0]
-
-
-def per_image(values: Tensor, x: Tensor) -> Tensor:
-    """Reshape [B] to [B, 1, ..., 1] so that it multiplies x [B, *S]."""
-    return values.view(-1, *[1] * (x.ndim - 1))

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from smoothscore.errors import UserError
-from smoothscore.samplers.base import Counted, Sampler, Step, per_image
+from smoothscore.samplers.base import Sampler, Step
+from smoothscore.samplers.rows import per_image, row_rms
+from smoothscore.samplers.watch import Counted
 
 
 class ProbabilityFlow(Sampler):
@@ -51,10 +53,19 @@ class ProbabilityFlow(Sampler):
         """Number of levels for euler; rk45 finds its own."""
         return self.num_levels if self.method == "euler" else None
 
+    @property
+    def trusts_schedule(self) -> bool:
+        """Yes."""
+        return True
+
     def walk(self, score: Counted, x: Tensor, noise: Iterator[Tensor]) -> Iterator[Step]:
         """Yield the state after each step."""
         if self.method == "rk45":
-            yield from dormand_prince(score, x, self.levels[0], self.levels[-2], rtol=self.rtol, atol=self.atol)
+            sigma_max, sigma_min = self.levels[0], self.levels[-2]
+            for step in dormand_prince(score, x, sigma_max, sigma_min, rtol=self.rtol, atol=self.atol):
+                x = step.x
+                yield step
+            yield Step(torch.add(x, score(x, sigma_min), alpha=sigma_min**2), 0.0)
             return
         for sigma, sigma_next in pairwise(self.levels):
             x = torch.add(x, score(x, sigma), alpha=(sigma**2 - sigma_next**2) / 2)
@@ -75,6 +86,11 @@ class Heun(Sampler):
 
     def __init__(self, sigmas: Tensor | Sequence[float] | int) -> None:
         super().__init__(sigmas)
+
+    @property
+    def trusts_schedule(self) -> bool:
+        """Yes."""
+        return True
 
     def walk(self, score: Counted, x: Tensor, noise: Iterator[Tensor]) -> Iterator[Step]:
         """Yield the state after each step."""
@@ -103,9 +119,9 @@ ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 
 
 
 def dormand_prince(
-    score: Counted, x: Tensor, sigma_max: float, sigma_min: float, *, rtol: float, atol: float
+    score: Counted, x: Tensor, sigma_start: float, sigma_end: float, *, rtol: float, atol: float
 ) -> Iterator[Step]:
-    """Integrate dx/du = −σ² s, u = log σ, from σ_max to σ_min with a step size per sample, then denoise to σ = 0.
+    """Integrate dx/du = −σ² s, u = log σ, from one noise level to another, down or up, with a step size per sample.
 
     Stepping in log σ and not in σ keeps the last decades, where the image forms, from passing in one long step whose
     stages all lie above them. Every try evaluates the whole batch at each sample's own σ; a sample whose error is too
@@ -119,19 +135,19 @@ def dormand_prince(
         sigma = u.exp()
         return score(x, sigma) * per_image(-sigma.square(), x)
 
-    u = x.new_full((len(x),), math.log(sigma_max))
-    end = torch.full_like(u, math.log(sigma_min))
-    size = 0.1 * (u - end)
+    u = x.new_full((len(x),), math.log(sigma_start))
+    end = torch.full_like(u, math.log(sigma_end))
+    size = 0.1 * (end - u)  # negative on the way down
     k = [slope(x, u)]
-    while bool((u > end).any()):
-        arriving = size >= u - end
-        u_next = torch.where(arriving, end, u - size)
+    while bool((u != end).any()):
+        arriving = size.abs() >= (end - u).abs()
+        u_next = torch.where(arriving, end, u + size)
         h = u_next - u  # 0 for a sample that has arrived
         for node, row in zip(NODES, STAGES, strict=True):
             x_next = x + per_image(h, x) * weighted(row, k)
             k.append(slope(x_next, u_next if node == 1 else u + node * h))
         tolerance = atol + rtol * torch.maximum(x.abs(), x_next.abs())
-        error = (per_image(h, x) * weighted(ERROR, k) / tolerance).flatten(1).square().mean(1).sqrt()
+        error = row_rms(per_image(h, x) * weighted(ERROR, k) / tolerance)
 
         accept = ~(error > 1)  # NaN is accepted, so that it reaches the state and is reported
         if bool((~accept & (u + 0.2 * h == u)).any()):
@@ -144,9 +160,8 @@ def dormand_prince(
         k = [torch.where(took, k[-1], k[0])]
         u = torch.where(accept, u_next, u)
         factor = (0.9 * error.clamp_min(1e-10) ** -0.2).clamp(0.2, 10.0)
-        size = torch.where(h < 0, -h * factor, size)
+        size = torch.where(h != 0, h * factor, size)
         yield Step(x, u.exp())
-    yield Step(torch.add(x, score(x, sigma_min), alpha=sigma_min**2), 0.0)
 
 
 def weighted(weights: tuple[float, ...], stages: list[Tensor]) -> Tensor:

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from smoothscore.errors import UserError
-from smoothscore.samplers.base import Counted, Sampler, Step, per_image
+from smoothscore.samplers.base import Sampler, Step
+from smoothscore.samplers.rows import per_image, row_norm
+from smoothscore.samplers.watch import Counted
 
-Predictor = Literal["reverse_diffusion", "ancestral", "euler_maruyama", "probability_flow"]
+Predictor = Literal["reverse_diffusion", "ancestral", "euler_maruyama", "probability_flow", "none"]
+Corrector = Literal["langevin", "annealed_langevin"]
 
 
 class PredictorCorrector(Sampler):
@@ -24,19 +27,24 @@ class PredictorCorrector(Sampler):
     * euler_maruyama: x ← x + D s + √D z, D = 2σ_n² ln(σ_n/σ_{n+1}), the same equation stepped in log σ
       (to σ = 0: D = σ_n²)
     * probability_flow: x ← x + ½ Δ s
+    * none: x stays, and the last step is x ← x + σ_n² s; with the annealed corrector this is annealed Langevin dynamics
 
-    and the Langevin corrector is x ← x + ε s + √(2ε) z, ε = 2 (snr ‖z‖/‖s‖)², with norms per sample.
+    and the correctors are x ← x + ε s + √(2ε) z with
+
+    * langevin: ε = 2 (snr ‖z‖/‖s‖)², norms per sample
+    * annealed_langevin: ε = 2 (snr σ_n)², the same without a look at the score
 
     Args:
         sigmas: noise levels, ascending, or a number of levels (see `Sampler`).
-        predictor: one of the four above.
+        predictor: one of the five above.
         corrector_steps: Langevin steps at each level, 0 for none.
         snr: signal-to-noise ratio of the corrector, 0.16 for CIFAR-10.
+        corrector: one of the two above.
 
     Raises:
-        UserError: an unknown predictor, corrector_steps < 0, or snr ≤ 0.
+        UserError: an unknown predictor or corrector, corrector_steps < 0, neither of the two, or snr ≤ 0.
 
-    Source: arXiv 2601.19285, Sec. 5; arXiv 2011.13456, Algorithms 2 and 4.
+    Source: arXiv 2601.19285, Sec. 5; arXiv 2011.13456, Algorithms 2 and 4; arXiv 1907.05600, Algorithm 1.
     """
 
     def __init__(
@@ -46,10 +54,17 @@ class PredictorCorrector(Sampler):
         predictor: Predictor = "reverse_diffusion",
         corrector_steps: int = 1,
         snr: float = 0.16,
+        corrector: Corrector = "langevin",
     ) -> None:
         super().__init__(sigmas)
         if predictor not in PREDICTORS:
             raise UserError(f"predictor is {predictor!r}: choose one of {', '.join(PREDICTORS)}.")
+        if corrector not in ("langevin", "annealed_langevin"):
+            raise UserError(
+                f"corrector is {corrector!r}: choose langevin or annealed_langevin (0 corrector_steps: none)."
+            )
+        if predictor == "none" and corrector_steps == 0:
+            raise UserError("predictor is none and corrector_steps 0, so that nothing would move: set one of them.")
         if corrector_steps < 0:
             raise UserError(f"corrector_steps is {corrector_steps}: it must be 0 or more.")
         if not snr > 0:
@@ -57,14 +72,25 @@ class PredictorCorrector(Sampler):
         self.predictor = predictor
         self.corrector_steps = corrector_steps
         self.snr = snr
+        self.corrector = corrector
+
+    @property
+    def trusts_schedule(self) -> bool:
+        """Only a probability flow without a corrector does."""
+        return self.predictor == "probability_flow" and self.corrector_steps == 0
 
     def walk(self, score: Counted, x: Tensor, noise: Iterator[Tensor]) -> Iterator[Step]:
         """Yield the state after each predictor step."""
         for sigma, sigma_next in pairwise(self.levels):
             for _ in range(self.corrector_steps):
-                x = langevin(x, score(x, sigma), next(noise), self.snr)
+                s, z = score(x, sigma), next(noise)
+                if self.corrector == "langevin":
+                    x = langevin(x, s, z, self.snr)
+                else:  # √ε = √2 snr σ
+                    x = x.add(s, alpha=2 * (self.snr * sigma) ** 2).add_(z, alpha=2 * self.snr * sigma)
             drift, spread = PREDICTORS[self.predictor](sigma, sigma_next)
-            x = torch.add(x, score(x, sigma), alpha=drift)
+            if drift > 0:
+                x = torch.add(x, score(x, sigma), alpha=drift)
             if sigma_next > 0 and spread > 0:
                 x = x.add_(next(noise), alpha=spread)
             yield Step(x, sigma_next)
@@ -72,7 +98,7 @@ class PredictorCorrector(Sampler):
 
 def langevin(x: Tensor, s: Tensor, z: Tensor, snr: float) -> Tensor:
     """One Langevin step x + ε s + √(2ε) z with ε = 2 (snr ‖z‖/‖s‖)², norms per sample; all [B, *S]."""
-    ratio = z.flatten(1).norm(dim=1) / s.flatten(1).norm(dim=1)
+    ratio = row_norm(z) / row_norm(s)
     root = per_image(math.sqrt(2) * snr * ratio, x)  # √ε
     return torch.addcmul(x, root.square(), s).addcmul_(math.sqrt(2) * root, z)
 
@@ -102,9 +128,15 @@ def probability_flow(sigma: float, sigma_next: float) -> tuple[float, float]:
     return (sigma**2 - sigma_next**2) / 2, 0.0
 
 
+def none(sigma: float, sigma_next: float) -> tuple[float, float]:
+    """Nothing, but for σ_n² without noise to σ = 0."""
+    return (sigma**2 if sigma_next == 0 else 0.0), 0.0
+
+
 PREDICTORS: dict[str, Callable[[float, float], tuple[float, float]]] = {
     "reverse_diffusion": reverse_diffusion,
     "ancestral": ancestral,
     "euler_maruyama": euler_maruyama,
     "probability_flow": probability_flow,
+    "none": none,
 }

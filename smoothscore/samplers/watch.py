@@ -1,0 +1,73 @@
+"""What a walk is watched for: calls of the score, the shape of what it returns, and numbers that are none."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from smoothscore.errors import UserError
+
+Score = Callable[[Tensor, Tensor], Tensor]
+"""(x [B, *S], sigma [B], both on one device) -> score [B, *S]."""
+
+
+def is_blind(score: Score) -> bool:
+    """Whether a score, or the object whose method it is, says `conditioned = False`: that it never looks at σ."""
+    for carrier in (score, getattr(score, "__self__", None)):
+        conditioned = getattr(carrier, "conditioned", None)
+        if conditioned is not None:
+            return not conditioned
+    return False
+
+
+class Counted:
+    """A score that counts its calls, spreads a single σ over the batch, and checks the shape it returns."""
+
+    def __init__(self, score: Score) -> None:
+        self.score = score
+        self.nfe = 0
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Score at x [B, *S] and σ (a number or [B]), in x's type."""
+        self.nfe += 1
+        if not isinstance(sigma, Tensor):
+            sigma = x.new_full((len(x),), sigma)
+        value = self.score(x, sigma)
+        if value.shape != x.shape:
+            raise UserError(
+                f"the score returned shape {tuple(value.shape)} for x of shape {tuple(x.shape)}: "
+                "a score must return one value per value of x."
+            )
+        return value.to(x.dtype)
+
+
+class FiniteWatch:
+    """Stops a walk whose state is NaN or infinite; looks at the device only every `every` steps."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.seen: list[tuple[int, float | Tensor, Tensor]] = []
+
+    def see(self, number: int, sigma: float | Tensor, x: Tensor) -> None:
+        """Note a step; the sum of x is finite unless some x is not (or x is near overflow)."""
+        self.seen.append((number, sigma, x.sum()))
+        if len(self.seen) >= self.every:
+            self.settle()
+
+    def settle(self) -> None:
+        """Check the steps noted.
+
+        Raises:
+            UserError: one of them holds a NaN or an infinity.
+        """
+        if not self.seen:
+            return
+        good = torch.stack([total for _, _, total in self.seen]).isfinite().tolist()
+        if not all(good):
+            number, sigma, _ = self.seen[good.index(False)]
+            level = float(sigma.max()) if isinstance(sigma, Tensor) else sigma
+            raise UserError(
+                f"sampling left the finite numbers at step {number}, which ends at σ = {level:.4g}: "
+                "the score returned NaN or infinity there, or the steps are too large for it (take more levels)."
+            )
+        self.seen.clear()
