@@ -1,18 +1,19 @@
 """Which training images a smoothed target may look at: extractors, the table of neighbors, the pixels beside it."""
 
 from smoothscore.neighbors.build import build_neighbors
+from smoothscore.neighbors.extract import extract_features
 from smoothscore.neighbors.features import (
     EfficientNetLite0,
     Extractor,
     Pixels,
     TorchvisionFeatures,
-    extract_features,
     extractor_name,
 )
 from smoothscore.neighbors.store import NeighborStore
-from smoothscore.neighbors.table import NeighborTable, TableSummary
+from smoothscore.neighbors.table import Accuracy, NeighborTable, TableSummary
 
 __all__ = [
+    "Accuracy",
     "EfficientNetLite0",
     "Extractor",
     "NeighborStore",

@@ -113,8 +113,8 @@ def write_folder(path: str | Path, arrays: Mapping[str, Array], meta: Meta) -> N
         for name, array in arrays.items():
             with (new / f"{name}.npy").open("wb") as file:
                 np.save(file, array, allow_pickle=False)
-                _to_disk(file.fileno(), file.flush)
-        files = {name: _digest_file(new / f"{name}.npy") for name in sorted(arrays)}
+                to_disk(file.fileno(), file.flush)
+        files = {name: digest_file(new / f"{name}.npy") for name in sorted(arrays)}
         write_manifest(new, {"format": FORMAT, "files": files, "meta": dict(meta)})
         if path.exists():
             path.rename(old)
@@ -126,8 +126,13 @@ def write_folder(path: str | Path, arrays: Mapping[str, Array], meta: Meta) -> N
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def read_folder(path: str | Path) -> Folder:
-    """Read a folder written by ``write_folder`` and check every byte of it.
+def read_folder(path: str | Path, *, verify: bool = True) -> Folder:
+    """Map the arrays of a folder written by ``write_folder`` into memory, and check every byte of it.
+
+    Args:
+        path: The folder.
+        verify: False checks the manifest and the arrays' headers only: for the other processes of a machine on which
+            one process checks all.
 
     Raises:
         UserError: If the folder is absent, or any file of it is missing or differs from what was written.
@@ -137,9 +142,10 @@ def read_folder(path: str | Path) -> Folder:
     arrays = {}
     for name, digest in manifest["files"].items():
         try:
-            if _digest_file(path / f"{name}.npy") != digest:
+            if verify and digest_file(path / f"{name}.npy") != digest:
                 raise ValueError("its bytes differ from what was written")
-            arrays[name] = np.load(path / f"{name}.npy", allow_pickle=False)
+            # Copy on write: the file stays as it is whatever is done to the array.
+            arrays[name] = np.load(path / f"{name}.npy", mmap_mode="c", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise damaged(path, f"{name}.npy", error) from error
     return Folder(arrays, manifest["meta"])
@@ -149,7 +155,7 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
     """Write a folder's manifest together with the digest of itself, so that a flipped byte of it shows too."""
     with (folder / MANIFEST).open("wb") as file:
         file.write(_sealed(content))
-        _to_disk(file.fileno(), file.flush)
+        to_disk(file.fileno(), file.flush)
 
 
 def read_manifest(folder: Path, version: int) -> dict[str, Any]:
@@ -181,9 +187,9 @@ def read_manifest(folder: Path, version: int) -> dict[str, Any]:
 
 def publish(aside: Path, path: Path) -> None:
     """Rename a finished folder into its place, once all of it has reached the disk."""
-    _folder_to_disk(aside)
+    folder_to_disk(aside)
     aside.rename(path)
-    _folder_to_disk(path.parent)
+    folder_to_disk(path.parent)
 
 
 def damaged(folder: Path, name: str, error: Exception) -> UserError:
@@ -210,20 +216,27 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def cached(folder: str | Path, key: str, build: Callable[[], Folder]) -> Folder:
+def cached(folder: str | Path, key: str, build: Callable[[], Folder], *, verify: bool = True) -> Folder:
     """Return what ``folder`` holds; build and write it first where it is absent. One process builds, others wait.
+
+    Args:
+        folder: Where it is kept.
+        key: What it depends on.
+        build: What makes it.
+        verify: See ``read_folder``.
 
     Raises:
         UserError: If the folder is damaged, or was written for another key.
     """
     folder = Path(folder)
-    with locked(folder):
-        if not folder.exists():
-            for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a builder that was killed
-                shutil.rmtree(leftover, ignore_errors=True)
-            built = build()
-            write_folder(folder, built.arrays, {**built.meta, "key": key})
-        found = read_folder(folder)
+    if not folder.exists():
+        with locked(folder):
+            if not folder.exists():
+                for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a builder that was killed
+                    shutil.rmtree(leftover, ignore_errors=True)
+                built = build()
+                write_folder(folder, built.arrays, {**built.meta, "key": key})
+    found = read_folder(folder, verify=verify)
     if found.meta.get("key") != key:
         raise UserError(
             f"the cache folder {folder} is stale: it was written for key {found.meta.get('key')}, and key {key} is "
@@ -246,17 +259,20 @@ def _sealed(manifest: Mapping[str, Any]) -> bytes:
     return _encode({**manifest, "sha256": hashlib.sha256(_encode(manifest)).hexdigest()})
 
 
-def _digest_file(path: Path) -> str:
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _to_disk(descriptor: int, flush: Callable[[], None]) -> None:
+def to_disk(descriptor: int, flush: Callable[[], None]) -> None:
+    """See a file's bytes on the disk."""
     flush()
     os.fsync(descriptor)
 
 
-def _folder_to_disk(path: Path) -> None:
+def folder_to_disk(path: Path) -> None:
+    """Make the renames in a folder outlast a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from tqdm import tqdm
 
 from smoothscore.errors import UserError
 
@@ -146,65 +145,6 @@ def extractor_name(extractor: nn.Module | None) -> str:
         return "pixels"
     name = getattr(extractor, "name", None)
     return name if isinstance(name, str) else type(extractor).__name__
-
-
-def extract_features(
-    data: Tensor,
-    extractor: nn.Module,
-    *,
-    batch_size: int = 64,
-    device: torch.device | str | None = None,
-    progress: bool = True,
-) -> Tensor:
-    """Map all images of ``data`` to features, batch by batch, in evaluation mode and without gradient.
-
-    Args:
-        data: Images [M, *S], float in [0, 1] or uint8 meaning value/255.
-        extractor: Any module from float images [B, *S] to features [B, F].
-        batch_size: Images per pass.
-        device: Where the pass runs (the extractor is moved there); None: where its weights are.
-        progress: Show a progress bar once it takes more than two seconds.
-
-    Returns:
-        Features, float32 [M, F], on the CPU.
-
-    Raises:
-        UserError: If the extractor's output is not [B, F], or holds NaN or infinity (the row is named).
-    """
-    if device is not None:
-        extractor.to(device)
-    weight = next(extractor.parameters(), next(extractor.buffers(), None))
-    device = weight.device if weight is not None else torch.device(device or "cpu")
-    name = extractor_name(extractor)
-    features = torch.empty(0)
-    was_training = extractor.training
-    extractor.eval()
-    try:
-        bar = tqdm(total=len(data), desc=f"features ({name})", unit="image", disable=not progress, delay=2)
-        with torch.no_grad(), bar:
-            for start in range(0, len(data), batch_size):
-                images = data[start : start + batch_size]
-                batch = extractor(as_float(images.to(device)))
-                if not isinstance(batch, Tensor) or batch.ndim != 2 or len(batch) != len(images):
-                    shape = list(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
-                    raise UserError(
-                        f"the extractor {name!r} turned {len(images)} images into {shape}; it has to return one "
-                        f"tensor [{len(images)}, F] of features: pool or flatten its output."
-                    )
-                if start == 0:
-                    features = torch.empty(len(data), batch.shape[1])
-                features[start : start + len(images)] = batch  # copies to the CPU
-                bad = ~features[start : start + len(images)].isfinite().all(1)
-                if bad.any():
-                    row = start + int(bad.nonzero()[0])
-                    raise UserError(
-                        f"the features ({name}) of row {row} hold NaN or infinity: look at that image and at the "
-                        "extractor's weights."
-                    )
-                bar.update(len(images))
-    finally:
-        extractor.train(was_training)
-    return features
 
 
 def load_weights(network: nn.Module, path: str) -> None:

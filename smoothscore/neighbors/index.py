@@ -6,9 +6,10 @@ The only file that imports faiss, and the only one where squared distances becom
 import importlib
 from collections.abc import Callable
 from types import ModuleType
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,6 +20,11 @@ _COARSE = 2e-5  # relative error of a squared distance above which it is compute
 _QUERIES = 4096  # rows per search: faiss works in blocks of this size anyway
 _CANDIDATES = 1 << 24  # candidates held at a time
 _EPS = 2.0**-24
+_GPU_WIDTH = 2048  # candidates per query that faiss can select on a GPU
+_GPU_QUERIES = 1 << 16  # rows per search there: every search sends all rows to the GPU
+_RESOURCES: dict[str, object] = {}  # a GPU's scratch memory, made once
+
+Floats: TypeAlias = npt.NDArray[np.float32]
 
 
 class Neighbors(NamedTuple):
@@ -31,7 +37,7 @@ class Neighbors(NamedTuple):
 class _Rows(NamedTuple):
     """Rows in the two forms a search needs, and what bounds its rounding."""
 
-    direct: Tensor  # float32 [M, d]: differences are taken here
+    direct: Tensor  # float32 [M, d], whole numbers where uint8 came: differences are taken here
     centered: Tensor  # float32 [M, d], mean removed: matrix products lose least here
     norm_sq: Tensor  # float32 [M], of the centered rows
     unit: float  # length of 1 in the units of ``direct``
@@ -82,8 +88,9 @@ def search(rows: Tensor, k: int, *, advance: Callable[[int], object] | None = No
     total = len(rows)
     indices = torch.empty(total, k, dtype=torch.int64)
     distances = torch.empty(total, k)
-    for start in range(0, total, _QUERIES):
-        ids = torch.arange(start, min(start + _QUERIES, total))
+    step = _GPU_QUERIES if _gpus(faiss) else _QUERIES
+    for start in range(0, total, step):
+        ids = torch.arange(start, min(start + step, total))
         width = min(total, k + EXTRA)
         while len(ids):
             left = []
@@ -95,7 +102,7 @@ def search(rows: Tensor, k: int, *, advance: Callable[[int], object] | None = No
             ids = torch.cat(left)
             width = min(total, 4 * width)  # only rows with more ties at the k-th place than candidates
         if advance is not None:
-            advance(min(_QUERIES, total - start))
+            advance(min(step, total - start))
     return Neighbors(indices, distances)
 
 
@@ -116,37 +123,72 @@ def _search_part(faiss: ModuleType, rows: _Rows, ids: Tensor, k: int, width: int
     total, dim = rows.centered.shape
     database = rows.centered.numpy()
     whole = len(ids) == total
-    screened, candidates = faiss.knn(database if whole else rows.centered[ids].numpy(), database, width)
-    distance_sq, index = torch.from_numpy(screened), torch.from_numpy(candidates)
+    distance_sq, index = knn(faiss, database if whole else rows.centered[ids].numpy(), database, width)
     own = rows.norm_sq[ids, None]
-    scale = (dim**0.5 + 8) * _EPS  # 8: the rounding of the centered rows themselves
+    scale = _rounding(dim)
     error = scale * (own + rows.norm_sq[index])
     # Any row left out lies at least as far as the last candidate, up to the error of its own product; the norm of
     # one that could matter, closer than the last candidate, is bounded by the triangle inequality.
     last = distance_sq[:, -1] - scale * (3 * own[:, 0] + 2 * distance_sq[:, -1])
+    found = (index == ids[:, None]).any(1)  # else pushed out by exact copies
+    exact, index, error = settle(faiss, rows.direct, ids, distance_sq, index, error)
+    complete = (exact[:, k - 1] + error[:, k - 1] < last) & found
+    if width == total:  # nothing was left out
+        complete[:] = True
+    return _Found(exact[:, :k].clamp(min=0), index[:, :k], complete)
 
+
+def knn(faiss: ModuleType, queries: Floats, database: Floats, width: int) -> tuple[Tensor, Tensor]:
+    """Screen by a matrix product, on a GPU where faiss has one: squared distances and indices, both [n, width]."""
+    if width <= _GPU_WIDTH and _gpus(faiss):
+        resources = _RESOURCES.setdefault("gpu", faiss.StandardGpuResources())
+        distance_sq, index = faiss.knn_gpu(resources, queries, database, width)
+    else:
+        distance_sq, index = faiss.knn(queries, database, width)
+    return torch.from_numpy(distance_sq), torch.from_numpy(index)
+
+
+def settle(
+    faiss: ModuleType, rows: Tensor, ids: Tensor, distance_sq: Tensor, index: Tensor, error: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sort candidates by distance and index, after computing anew what is not known well enough for it.
+
+    Args:
+        faiss: The module.
+        rows: [M, d], float32 or uint8.
+        ids: int64 [n], the rows whose candidates these are; each comes first among its own.
+        distance_sq: float32 [n, w], as the search gave them, in the units of ``rows``; changed in place.
+        index: int64 [n, w]; −1, with an infinite distance, where the search found nothing.
+        error: float32 [n, w], bound of the error of ``distance_sq``; changed in place.
+
+    Returns:
+        Squared distance float64, index and error, [n, w] each.
+    """
     itself = index == ids[:, None]
-    found = itself.any(1)  # else pushed out by exact copies
-    coarse = (error > _COARSE * distance_sq) & ~itself
+    coarse = (error > _COARSE * distance_sq) & ~itself & (index >= 0)
     query, place = coarse.nonzero(as_tuple=True)
-    direct = _direct_float32(faiss, rows.direct, ids[query], index[query, place])
+    direct = _direct_float32(faiss, rows, ids[query], index[query, place])
     distance_sq[query, place] = direct
-    error[query, place] = scale * direct
+    error[query, place] = _rounding(rows.shape[1]) * direct
     distance_sq[itself] = -torch.inf
     error[itself] = 0
     exact, index, error = _sorted(distance_sq.double(), index, error)
 
     unsure = exact[:, 1:] - exact[:, :-1] <= error[:, 1:] + error[:, :-1]
     unsure = torch.nn.functional.pad(unsure, (1, 0)) | torch.nn.functional.pad(unsure, (0, 1))
-    query, place = (unsure & (exact > 0)).nonzero(as_tuple=True)  # a sum of squares that is 0 is exact
-    exact[query, place] = _direct_float64(rows.direct, ids[query], index[query, place])
+    # a sum of squares that is 0 is exact
+    query, place = (unsure & (exact > 0) & exact.isfinite()).nonzero(as_tuple=True)
+    exact[query, place] = _direct_float64(rows, ids[query], index[query, place])
     error[query, place] = 0
-    exact, index, error = _sorted(exact, index, error)
+    return _sorted(exact, index, error)
 
-    complete = (exact[:, k - 1] + error[:, k - 1] < last) & found
-    if width == total:  # nothing was left out
-        complete[:] = True
-    return _Found(exact[:, :k].clamp(min=0), index[:, :k], complete)
+
+def _rounding(dim: int) -> float:
+    return float((dim**0.5 + 8) * _EPS)  # 8: the rounding of the centered rows themselves
+
+
+def _gpus(faiss: ModuleType) -> int:
+    return int(faiss.get_num_gpus())
 
 
 def _sorted(distance_sq: Tensor, index: Tensor, error: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -164,6 +206,8 @@ def _sorted(distance_sq: Tensor, index: Tensor, error: Tensor) -> tuple[Tensor, 
 
 def _direct_float32(faiss: ModuleType, rows: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """‖x − y‖² for pairs of rows [n], each difference rounded once."""
+    if rows.dtype == torch.uint8:  # whole numbers, so this is exact
+        return _direct_float64(rows, left, right).float()
     table, first, second = rows.numpy(), left.contiguous().numpy(), right.contiguous().numpy()
     out = np.empty(len(first), dtype=np.float32)
     pointer = faiss.swig_ptr
