@@ -54,7 +54,9 @@ class RunRecord(SaveConfigCallback):
                 logger.log_hyperparams(yaml.safe_load(self.text))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add version, model and data to the checkpoint, as plain text."""
+        """Add version, model and data to the checkpoint, as plain text, and let the logs reach as far as it does."""
+        for logger in trainer.loggers:
+            logger.save()
         config = yaml.safe_load(self.text)
         parts = {name: config[name] for name in ("model", "data", "trainer") if name in config}
         checkpoint["smoothscore"] = {"version": __version__, "config": yaml.safe_dump(parts)}

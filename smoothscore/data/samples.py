@@ -2,16 +2,25 @@
 
 import io
 import os
+import secrets
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from smoothscore.data.seal import SealingWriter, check_seal
 from smoothscore.errors import UserError
+from smoothscore.neighbors.cache import folder_to_disk
+
+PARTIAL = ".partial"  # ends the names of files that are being written
+_DAMAGED = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, OSError, EOFError, NotImplementedError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -33,11 +42,14 @@ class SampleSet:
     seconds: float
 
     def save(self, path: Path) -> None:
-        """Write an .npz archive, whole or not at all."""
+        """Write an .npz archive with the digest of its bytes, whole or not at all."""
         buffer = io.BytesIO()
         arrays: dict[str, Any] = {name: np.asarray(value) for name, value in asdict(self).items()}
         np.savez_compressed(buffer, **arrays)
-        write_atomically(path, buffer.getvalue())
+        with atomic_file(path) as file:
+            writer = SealingWriter(file)
+            writer.write(buffer.getbuffer())
+            writer.finish()
 
     @classmethod
     def load(cls, path: Path) -> "SampleSet":
@@ -52,6 +64,7 @@ class SampleSet:
                 "`smoothscore validate` or `smoothscore predict` with its config and checkpoint."
             )
         try:
+            check_seal(path)
             with np.load(path, allow_pickle=False) as archive:
                 return cls(
                     torch.from_numpy(archive["images"]),
@@ -60,16 +73,38 @@ class SampleSet:
                     int(archive["nfe"]),
                     float(archive["seconds"]),
                 )
-        except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
+        except _DAMAGED as error:
             raise UserError(f"{path} is damaged ({error}): delete it and draw the samples again.") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is never seen half-written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("wb") as file:
+    """Write a file so that it is never seen half-written.
+
+    Raises:
+        UserError: the disk refuses (full, no permission).
+    """
+    with atomic_file(path) as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes its place once all of it has reached the disk, and leaves no trace otherwise.
+
+    Raises:
+        UserError: the disk refuses (full, no permission); a file that lay there before is still there, unchanged.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        folder_to_disk(path.parent)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error}): free some space or choose another folder.") from error

@@ -1,6 +1,9 @@
 """A trained module, opened alone from its checkpoint."""
 
+import re
+import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +17,10 @@ from torch import Tensor
 import smoothscore.networks  # noqa: F401  # imported, so that class_path takes short names
 from smoothscore.data import ImageDataModule
 from smoothscore.data.rebuild import build_data, parse_again
+from smoothscore.data.seal import check_seal
 from smoothscore.errors import UserError
 from smoothscore.modules.base import ScoreModule
+from smoothscore.modules.trust import named_classes, refuse_foreign_classes, refuse_foreign_instantiator
 
 
 @dataclass(frozen=True)
@@ -46,23 +51,44 @@ class Trained:
         return build_data(self.config, self.path)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, *, mmap: bool = True) -> dict[str, Any]:
     """The content of a checkpoint, read without running code that it may hold.
 
+    One that smoothscore wrote carries the SHA-256 of its bytes and is compared with it. Others load too, with a
+    warning that damage to them would not show.
+
+    Args:
+        path: the file.
+        mmap: leave the weights on the disk until they are used.
+
     Raises:
-        UserError: unless the file is a whole checkpoint.
+        UserError: unless the file is a whole checkpoint that asks for nothing to be run.
     """
     if not path.is_file():
         raise UserError(f"The checkpoint {path} does not exist: name a file of a run, such as checkpoints/last.ckpt.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        sealed = check_seal(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch raises many kinds for damaged archives
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if asked:
+            raise UserError(f"The checkpoint {path} asks for {asked[1]} to be run, and was not opened.") from error
         raise UserError(
-            f"The checkpoint {path} cannot be read ({str(error).splitlines()[0]}): it is damaged, or no checkpoint."
+            f"The checkpoint {path} cannot be read ({str(error).splitlines()[0]}): it is damaged, or no checkpoint. "
+            f"{_others(path)}"
         ) from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise UserError(f"The checkpoint {path} holds no state_dict: it was not written by smoothscore.")
+    refuse_foreign_instantiator(content, path)
+    if not sealed:
+        warnings.warn(f"The checkpoint {path} carries no digest of its bytes: damage would not show.", stacklevel=2)
     return content
+
+
+def _others(path: Path) -> str:
+    """Where to go on instead."""
+    others = sorted(set(path.parent.glob("*.ckpt")) - {path}, key=lambda other: other.stat().st_mtime)
+    return f"Another one of this run is {others[-1]}." if others else "There is no other one beside it."
 
 
 def load_trained(path: Path | str, *, average: bool = True) -> Trained:
@@ -81,6 +107,7 @@ def load_trained(path: Path | str, *, average: bool = True) -> Trained:
     if not isinstance(record, dict) or "config" not in record:
         raise UserError(f"{path} keeps no configuration, so it cannot be opened alone: train with `smoothscore fit`.")
     config = yaml.safe_load(record["config"])
+    refuse_foreign_classes(config, known_by_run(path), path)
     module = build_module(config, path)
     weights = dict(content["state_dict"])
     averages = [
@@ -92,6 +119,16 @@ def load_trained(path: Path | str, *, average: bool = True) -> Trained:
         weights.update(averages[0])
     fill(module, weights, path)
     return Trained(module.eval().requires_grad_(False), config, int(content.get("global_step", 0)), path)
+
+
+def known_by_run(path: Path) -> frozenset[str]:
+    """The classes that the configuration of a checkpoint's run names, in the run's folder or beside the file."""
+    known: set[str] = set()
+    for folder in (path.absolute().parent, path.absolute().parent.parent):
+        for file in folder.glob("config*.yaml"):
+            with suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
+                known |= named_classes(yaml.safe_load(file.read_text()))
+    return frozenset(known)
 
 
 def build_module(config: Mapping[str, Any], source: Path) -> ScoreModule:

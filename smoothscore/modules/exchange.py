@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -16,6 +15,7 @@ from smoothscore.data.samples import write_atomically
 from smoothscore.errors import UserError
 from smoothscore.modules.base import ScoreModule
 from smoothscore.modules.checkpoint import Trained, build_module, fill
+from smoothscore.modules.storage import write_checkpoint
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
@@ -78,10 +78,7 @@ def save_imported(module: ScoreModule, model: Mapping[str, Any], path: Path) -> 
         "pytorch-lightning_version": lightning.__version__,
         "smoothscore": {"version": __version__, "config": yaml.safe_dump({"model": dict(model)})},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    torch.save(content, partial)
-    partial.replace(path)
+    write_checkpoint(content, path)
 
 
 def _card(trained: Trained, figures: Mapping[str, str]) -> str:

@@ -1,0 +1,113 @@
+"""Stopping between two steps, with a checkpoint, when a signal asks for it; on SLURM, queueing again."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
+
+from smoothscore.callbacks.agreement import Agreement
+from smoothscore.errors import UserError
+
+
+class Interruption(Callback):
+    """When a signal arrives, finish the step, save `last.ckpt`, and end with exit status 128 + the signal's number.
+
+    The signal only sets a flag. All processes agree on it (one step later where there are several) and act between
+    two optimizer steps, so `--ckpt_path last` goes on bit for bit, wherever in a step the signal came. During a
+    validation it is acted on after the next step. In a SLURM job the first process then runs `scontrol requeue`, if
+    the signal is one of `requeue`.
+
+    `smoothscore fit` always has this callback (`--interruption.signals '[]'` turns it off). In Python, put it behind
+    the EMA callback in the list, so that the average is saved after its update.
+
+    Args:
+        signals: names of the signals that are heeded.
+        requeue: those of them after which a SLURM job is put back in the queue; SLURM sends SIGUSR1 before the time
+            is over where the script asks for it, and SIGTERM when somebody cancels the job.
+
+    Raises:
+        UserError: a name that is no signal, or one that cannot be caught; `scontrol requeue` failed.
+    """
+
+    def __init__(
+        self, *, signals: Sequence[str] = ("SIGTERM", "SIGUSR1"), requeue: Sequence[str] = ("SIGUSR1",)
+    ) -> None:
+        self.signals = [_number(name) for name in signals]
+        self.requeue = [_number(name) for name in requeue]
+        self._received = 0
+        self._last_step = 0
+        self._agreement: Agreement | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the place of Lightning's handlers, which exchange messages and save from inside the handler."""
+        self._received, self._last_step = 0, trainer.global_step
+        self._agreement = Agreement(trainer) if self.signals else None
+        for number in self.signals:
+            signal.signal(number, self._note)  # Lightning puts the earlier handlers back when the training ends
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Stop after an optimizer step, if any process was asked to."""
+        if self._agreement is None or trainer.global_step == self._last_step:
+            return
+        self._last_step = trainer.global_step
+        number = self._agreement.later(self._received)
+        if number:
+            self._stop(trainer, number)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._received = number
+
+    def _stop(self, trainer: Trainer, number: int) -> None:
+        path = _save(trainer)
+        kept = f"saved {path}" if path else "saved nothing, since the trainer has no ModelCheckpoint"
+        rank_zero_info(f"{signal.Signals(number).name}: stopped after step {trainer.global_step} and {kept}.")
+        job = _slurm_job()
+        if job and path and number in self.requeue:
+            if trainer.is_global_zero:
+                _requeue(job, path)
+            trainer.strategy.barrier("requeued")  # srun may end the others' work as soon as one process has ended
+        raise SystemExit(128 + number)
+
+
+def _save(trainer: Trainer) -> Path | None:
+    """Save the checkpoint that `--ckpt_path last` finds; every process must call this."""
+    callback = trainer.checkpoint_callback
+    if not isinstance(callback, ModelCheckpoint):
+        return None
+    path = callback.last_model_path or callback.format_checkpoint_name({}, callback.CHECKPOINT_NAME_LAST)
+    callback.last_model_path = path  # in the checkpoint too, or the resumed run would begin a second file
+    trainer.save_checkpoint(path)
+    return Path(path)
+
+
+def _slurm_job() -> str | None:
+    """This job's name for `scontrol`; None outside of SLURM."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def _requeue(job: str, path: Path) -> None:
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+        reason = (done.stderr.strip() or f"exit status {done.returncode}") if done.returncode else None
+    except OSError as error:
+        reason = str(error)
+    if reason:
+        raise UserError(
+            f"`scontrol requeue {job}` failed ({reason}): the run stands in {path}; submit the job again with "
+            "--ckpt_path last."
+        )
+
+
+def _number(name: str) -> signal.Signals:
+    number = getattr(signal, name, None)
+    if not isinstance(number, signal.Signals) or number in (signal.SIGKILL, signal.SIGSTOP):
+        raise UserError(f'Interruption: "{name}" is no signal that can be caught: take SIGTERM, SIGUSR1 or SIGUSR2.')
+    return number
