@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from smoothscore.errors import UserError
-from smoothscore.functional.rows import check_rows
+from smoothscore.functional.rows import check_features
 
 _CHUNK = 8192  # rows brought to float64 at a time
 _ROUNDING = 4  # an eigenvalue below so many units of rounding of the largest may be a zero
@@ -33,7 +33,7 @@ def feature_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         UserError: fewer than two rows, not [n, F], or a NaN (its row is named).
     """
-    _check_features(features)
+    check_features("features", features, at_least=2)
     mean = features.mean(0, dtype=torch.float64)
     cov = mean.new_zeros(len(mean), len(mean))
     for chunk in torch.split(features, _CHUNK):
@@ -66,7 +66,7 @@ class FrechetReference:
         Raises:
             UserError: fewer than two rows, not [n, F], or a NaN (its row is named).
         """
-        _check_features(features)
+        check_features("features", features, at_least=2)
         if len(features) > features.shape[1]:
             mean, cov = feature_statistics(features)
             return cls(mean, *_factor(cov))
@@ -97,7 +97,7 @@ class FrechetReference:
         Raises:
             UserError: fewer than two rows, not [n, F], or a NaN (its row is named).
         """
-        _check_features(features)
+        check_features("features", features, at_least=2)
         dim, rank = self.factor.shape
         if features.shape[1] != dim:
             raise UserError(f"features: {features.shape[1]} per row, but the reference has {dim}; use one extractor.")
@@ -178,6 +178,32 @@ def frechet_from_features(features1: Tensor, features2: Tensor) -> Tensor:
     return FrechetReference.from_features(features1).distance(features2)
 
 
+def frechet_bias(features: Tensor, num_samples: int, *, seed: int = 0) -> float:
+    """How far a perfect model would seem from its reference: the Fréchet distance between two parts of the reference.
+
+    With fewer rows than features a covariance is singular, and two sets of one distribution are far apart. The
+    reference is divided at random into ``num_samples`` rows and the rest, or into halves where it has fewer than
+    twice as many.
+
+    Args:
+        features: the reference, [M, F], M ≥ 4.
+        num_samples: samples that will be compared with it, ≥ 2.
+        seed: of the division.
+
+    Returns:
+        A distance: what of a measured distance is not the model's.
+
+    Raises:
+        UserError: fewer than four rows, ``num_samples`` < 2, not [M, F], or a NaN (its row is named).
+    """
+    check_features("features", features, at_least=4)
+    if num_samples < 2:
+        raise UserError(f"num_samples is {num_samples}, but a covariance needs at least 2.")
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed)).to(features.device)
+    size = min(num_samples, len(features) // 2)
+    return float(frechet_from_features(features[order[size:]], features[order[:size]]))
+
+
 def _scaled(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean [F] and rows X [n−1, F] with Σ = Xᵀ X.
 
@@ -217,15 +243,6 @@ def _singular_factor(name: str, cov: Tensor) -> Tensor:
     _check_positive(name, eigenvalues)
     factor: Tensor = vectors[:, kept] * eigenvalues[kept].sqrt()
     return factor
-
-
-def _check_features(features: Tensor) -> None:
-    if features.ndim != 2 or not features.is_floating_point():
-        raise UserError(
-            f"features: {features.dtype} of shape {list(features.shape)}; give floating point features, "
-            "one row per image, [n, F]."
-        )
-    check_rows("features", features, at_least=2)
 
 
 def _check_statistics(mean_name: str, mean: Tensor, cov_name: str, cov: Tensor) -> None:

@@ -15,27 +15,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from smoothscore.distances import Centers
 from smoothscore.errors import UserError
-from smoothscore.functional.intervals import fraction_interval
-from smoothscore.functional.rows import check_rows, check_same_shape, unique_rows
+from smoothscore.functional.intervals import difference_interval, fraction_interval
+from smoothscore.functional.training import Match, TrainingImages
 
 PAPER_THRESHOLD = 2 / 3
 THRESHOLDS = (1 / 3, 1 / 2, 2 / 3)
 
 
-class Match(NamedTuple):
-    """The nearest training image of every sample.
+class RatioCurve(NamedTuple):
+    """Share of samples below every threshold, with pointwise intervals: result of :meth:`MemorizationReport.curve`.
 
     Attributes:
-        ratio: d1/d2, [n], float32; 0/0 is 1.
-        distance: d1, [n], float32, not squared.
-        nearest: row of the nearest training image, [n], int64.
+        threshold: [P], float64.
+        fraction: share of the samples with d1/d2 < threshold, [P], float64.
+        low: lower end of the 95 % bootstrap interval at each threshold, [P], float64.
+        high: upper end.
     """
 
-    ratio: Tensor
-    distance: Tensor
-    nearest: Tensor
+    threshold: Tensor
+    fraction: Tensor
+    low: Tensor
+    high: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +58,10 @@ class MemorizationReport:
             lowest row.
         duplicates: training rows left out because an earlier row equals them.
         control: the same measures of held-out images, if any were given.
+        difference: ``fraction`` less that of the control, if any.
+        difference_interval: its (low, high), the 95 % bootstrap interval over samples and control images.
+        bootstrap: resamples of every interval.
+        seed: of the bootstrap.
     """
 
     count: int
@@ -72,58 +77,35 @@ class MemorizationReport:
     nearest: Tensor
     duplicates: int
     control: MemorizationReport | None = None
+    difference: float | None = None
+    difference_interval: tuple[float, float] | None = None
+    bootstrap: int = 1000
+    seed: int = 0
 
     @property
     def control_count(self) -> int | None:
         """Memorized control images at ``threshold``; None without a control."""
         return None if self.control is None else self.control.count
 
-
-class TrainingImages:
-    """Training images made ready for many :meth:`match`: exact duplicates grouped, norms computed once.
-
-    Args:
-        train: [M, *S], uint8 (meaning value/255) or floating point; held by reference.
-        group: keep the first of every group of equal images; without it, duplicates hide one another.
-
-    Attributes:
-        rows: rows of ``train`` that are kept, [U], int64.
-        duplicates: how many were left out.
-
-    Raises:
-        UserError: fewer than two images, or two distinct ones with ``group``; a NaN (its row is named).
-    """
-
-    def __init__(self, train: Tensor, *, group: bool = True) -> None:
-        check_rows("train", train, at_least=2)
-        self.rows = unique_rows(train) if group else torch.arange(len(train), device=train.device)
-        self.duplicates = len(train) - len(self.rows)
-        if len(self.rows) < 2:
-            raise UserError(
-                f"train: all {len(train)} images are equal, but the ratio compares two; give different ones."
-            )
-        self._centers = Centers(train[self.rows] if self.duplicates else train)
-
-    def match(self, samples: Tensor, *, name: str = "samples") -> Match:
-        """Find the two nearest training images of every sample, and compare their distances.
+    def curve(self, thresholds: Tensor | None = None) -> RatioCurve:
+        """The whole curve: the share of samples below each threshold, so that no one threshold has to be believed.
 
         Args:
-            samples: [n, *S], uint8 (meaning value/255) or floating point.
-            name: what errors call ``samples``.
+            thresholds: [P], in (0, 1]; None is 0.01, 0.02, …, 1.
 
         Returns:
-            A :class:`Match`; ``nearest`` counts rows of the ``train`` that was given.
+            A :class:`RatioCurve`, on the CPU.
 
         Raises:
-            UserError: no samples, another shape than the training images, or a NaN (its row is named).
+            UserError: a threshold outside (0, 1].
         """
-        check_rows(name, samples)
-        check_same_shape(name, samples, "train", self._centers.shape)
-        found = self._centers.nearest(samples, k=2)
-        first, second = found.distance.double().unbind(1)
-        ratio = torch.where(second > 0, first / second, 1.0)
-        nearest = self.rows.to(found.index.device)[found.index[:, 0]]
-        return Match(ratio.float(), first.float(), nearest)
+        grid = torch.linspace(0.01, 1, 100, dtype=torch.float64) if thresholds is None else thresholds.double().cpu()
+        _check_thresholds(grid.tolist())
+        total = len(self.ratio)
+        counts = torch.searchsorted(self.ratio.cpu().sort().values, grid.float())  # ratios strictly below
+        interval = partial(fraction_interval, total=total, bootstrap=self.bootstrap, seed=self.seed)
+        low, high = torch.tensor([interval(count) for count in counts.tolist()], dtype=torch.float64).unbind(1)
+        return RatioCurve(grid, counts / total, low, high)
 
 
 def memorization_ratio(samples: Tensor, train: Tensor) -> Tensor:
@@ -155,6 +137,7 @@ def memorization_report(
     bootstrap: int = 1000,
     threshold: float = PAPER_THRESHOLD,
     thresholds: Sequence[float] = THRESHOLDS,
+    flips: bool = False,
     seed: int = 0,
 ) -> MemorizationReport:
     """Count memorized samples, with an interval, a sweep of thresholds and held-out images as control.
@@ -168,6 +151,7 @@ def memorization_report(
         bootstrap: resamples of the percentile bootstrap.
         threshold: a sample counts where its ratio is below.
         thresholds: the sweep; 1/3 is that of Yoon et al.
+        flips: compare with every training image mirrored left to right too, as after training with random flips.
         seed: of the bootstrap; the same report twice is the same.
 
     Returns:
@@ -179,7 +163,7 @@ def memorization_report(
 
     Source: arXiv 2601.19285, Sec. B.3.2.
     """
-    images = TrainingImages(train)
+    images = TrainingImages(train, flips=flips)
 
     report = partial(
         summarize,
@@ -220,9 +204,7 @@ def summarize(
     Raises:
         UserError: no ratios, or a threshold or bootstrap out of range.
     """
-    for value in (threshold, *thresholds):
-        if not 0 < value <= 1:
-            raise UserError(f"threshold: {value}; d1/d2 lies in [0, 1], so choose a threshold in (0, 1].")
+    _check_thresholds((threshold, *thresholds))
     ratio = match.ratio
     if len(ratio) == 0:
         raise UserError("samples: 0 row(s), but at least 1 needed; generate some images first.")
@@ -243,4 +225,18 @@ def summarize(
         nearest=match.nearest,
         duplicates=duplicates,
         control=control,
+        difference=None if control is None else count / len(ratio) - control.fraction,
+        difference_interval=None
+        if control is None
+        else difference_interval(
+            (count, len(ratio)), (control.count, len(control.ratio)), bootstrap=bootstrap, seed=seed
+        ),
+        bootstrap=bootstrap,
+        seed=seed,
     )
+
+
+def _check_thresholds(thresholds: Sequence[float]) -> None:
+    for value in thresholds:
+        if not 0 < value <= 1:
+            raise UserError(f"threshold: {value}; d1/d2 lies in [0, 1], so choose a threshold in (0, 1].")

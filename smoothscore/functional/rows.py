@@ -58,16 +58,45 @@ def check_same_shape(name: str, rows: Tensor, other: str, shape: torch.Size) -> 
         )
 
 
-def unique_rows(data: Tensor) -> Tensor:
+def check_features(name: str, features: Tensor, *, at_least: int = 1, like: tuple[str, Tensor] | None = None) -> None:
+    """Refuse what is not one floating-point feature vector per image.
+
+    Args:
+        name: what the caller calls these features; the error begins with it.
+        features: [n, F].
+        at_least: smallest n that is allowed.
+        like: name and features of another set that must have the same F.
+
+    Raises:
+        UserError: not floating point [n, F] with n ≥ ``at_least``, another F, or a NaN (its row is named).
+    """
+    if features.ndim != 2 or not features.is_floating_point():
+        raise UserError(
+            f"{name}: {features.dtype} of shape {list(features.shape)}; give floating point features, "
+            "one row per image, [n, F]."
+        )
+    check_rows(name, features, at_least=at_least)
+    if like is not None and features.shape[1] != like[1].shape[1]:
+        raise UserError(
+            f"{name}: {features.shape[1]} features per row, but {like[0]} has {like[1].shape[1]}; use one extractor."
+        )
+
+
+def unique_rows(data: Tensor, *, flips: bool = False) -> Tensor:
     """Return the first occurrence of every distinct row.
 
     Args:
         data: [M, *S].
+        flips: a row that is another one mirrored along the last axis is no new row either.
 
     Returns:
         Row numbers [U], int64, ascending; ``data[unique_rows(data)]`` holds no row twice.
     """
-    _, group = torch.unique(data.flatten(1), dim=0, return_inverse=True)
-    first = torch.full((int(group.max()) + 1,), len(data), device=data.device)
-    row = torch.arange(len(data), device=data.device)
+    count = len(data)
+    both = torch.cat([data, data.flip(-1)]) if flips else data
+    _, group = torch.unique(both.flatten(1), dim=0, return_inverse=True)
+    if flips:  # equal up to mirroring: the same two groups, in either order
+        _, group = torch.unique(torch.minimum(group[:count], group[count:]), return_inverse=True)
+    first = torch.full((int(group.max()) + 1,), count, device=data.device)
+    row = torch.arange(count, device=data.device)
     return first.scatter_reduce_(0, group, row, "amin").sort().values

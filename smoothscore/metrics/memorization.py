@@ -12,11 +12,10 @@ from torchmetrics import Metric
 from smoothscore.functional.memorization import (
     PAPER_THRESHOLD,
     THRESHOLDS,
-    Match,
     MemorizationReport,
-    TrainingImages,
     summarize,
 )
+from smoothscore.functional.training import Match, TrainingImages
 
 
 class Memorization(Metric):

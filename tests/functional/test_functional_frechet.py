@@ -9,6 +9,7 @@ from smoothscore.errors import UserError
 from smoothscore.functional import (
     FrechetReference,
     feature_statistics,
+    frechet_bias,
     frechet_distance,
     frechet_from_features,
 )
@@ -57,6 +58,14 @@ def test_equals_scipy_and_torchmetrics_where_well_conditioned(decay):
     assert float(ours) == pytest.approx(scipy_distance(*statistics), rel=1e-6)
     assert float(ours) == pytest.approx(float(_compute_fid(*statistics)), rel=1e-6)
     assert float(ours) == pytest.approx(exact_distance(one, two), rel=1e-9)
+
+
+def test_equals_torch_fidelity(features):
+    fidelity = pytest.importorskip("torch_fidelity.metric_fid")
+    one, two = features[:700, 64:128].double(), features[700:, 64:128].double()
+    statistics = [fidelity.fid_features_to_statistics(part) for part in (one, two)]
+    peer = fidelity.fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    assert float(frechet_from_features(one, two)) == pytest.approx(peer, rel=1e-6)
 
 
 def test_diagonal_gaussians_in_closed_form():
@@ -151,6 +160,24 @@ def test_errors_name_the_culprit(features):
         "cov1: an eigenvalue": lambda: frechet_distance(mean, -cov, mean, cov),
         "cov2: an eigenvalue": lambda: frechet_distance(mean, cov, mean, -cov),
         "mean2: holds a NaN": lambda: frechet_distance(mean, cov, mean * torch.nan, cov),
+    }.items():
+        with pytest.raises(UserError, match=match):
+            call()
+
+
+def test_bias_is_what_a_perfect_model_scores(features):
+    """Fresh images in place of samples, at the same size, score about what the reference's own parts say."""
+    order = torch.randperm(1412, generator=torch.Generator().manual_seed(5))
+    reference, fresh = features[order[:1000]], features[order[1000:1100]]
+    bias = frechet_bias(reference, 100)
+    measured = float(frechet_from_features(reference, fresh))
+    assert bias == pytest.approx(measured, rel=0.3)
+    assert bias > 2 * frechet_bias(reference, 500)
+    assert frechet_bias(reference, 5000) == frechet_bias(reference, 500)  # halves are the most there is
+    assert frechet_bias(reference, 100, seed=1) != bias
+    for match, call in {
+        "features: 3 row": lambda: frechet_bias(reference[:3], 2),
+        "num_samples is 1": lambda: frechet_bias(reference, 1),
     }.items():
         with pytest.raises(UserError, match=match):
             call()

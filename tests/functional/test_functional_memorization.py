@@ -5,7 +5,13 @@ import torch
 from torch import Tensor
 
 from smoothscore.errors import UserError
-from smoothscore.functional import fraction_interval, memorization_ratio, memorization_report
+from smoothscore.functional import (
+    difference_interval,
+    fraction_interval,
+    jackknife_interval,
+    memorization_ratio,
+    memorization_report,
+)
 from smoothscore.functional.rows import unique_rows
 
 
@@ -186,3 +192,89 @@ def test_errors_name_the_culprit(split):
     }.items():
         with pytest.raises(UserError, match=match):
             call()
+
+
+def test_flips_are_found_and_equal_brute_force(split):
+    train, held_out = split[0][:300], split[1]
+    generator = torch.Generator().manual_seed(0)
+    noise = 0.01 * torch.randn(60, 3, 32, 32, generator=generator)
+    samples = torch.cat([train[:60].flip(-1).float() / 255 + noise, held_out[:60].float() / 255])
+    report = memorization_report(samples, train, flips=True)
+    # Of every image the nearer orientation, of images that mirror one another the first.
+    kept = unique_rows(train, flips=True)
+    both = [brute_force_distances(samples, images) for images in (train[kept], train[kept].flip(-1))]
+    two, index = torch.minimum(*both).sort(dim=1, stable=True)
+    torch.testing.assert_close(report.ratio.double(), two[:, 0] / two[:, 1], rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(report.distance.double(), two[:, 0], rtol=1e-6, atol=0)
+    assert torch.equal(report.nearest, kept[index[:, 0]])
+    assert int((report.ratio[:60] < 2 / 3).sum()) >= 58  # a few of these images nearly mirror one another
+    assert memorization_report(samples[:60], train).count < 40  # without flips, only symmetric images are seen
+    assert memorization_report(samples.flip(-1), train, flips=True).count == report.count
+
+
+def brute_force_distances(samples: Tensor, train: Tensor) -> Tensor:
+    rows = [part.double().flatten(1) / (255 if part.dtype == torch.uint8 else 1) for part in (samples, train)]
+    return torch.cdist(*rows, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def test_images_that_mirror_one_another_are_duplicates(split):
+    train = split[0][:100]
+    doubled = torch.cat([train, train[10:40].flip(-1)])
+    symmetric = int((train[10:40] == train[10:40].flip(-1)).flatten(1).all(1).sum())
+    mirrored = unique_rows(doubled, flips=True)
+    assert mirrored.tolist() == unique_rows(train, flips=True).tolist()
+    assert len(unique_rows(doubled)) == 130 - symmetric
+    copies = noisy(train[10:40], 0.01)
+    report = memorization_report(copies, doubled, flips=True)
+    assert report.count == 30
+    assert report.nearest.tolist() == memorization_report(copies, train, flips=True).nearest.tolist()
+
+
+def test_curve_holds_every_threshold(split):
+    train, held_out = split
+    samples = torch.cat([noisy(train[:60], 0.02), held_out[:90].float() / 255])
+    report = memorization_report(samples, train)
+    curve = report.curve()
+    assert len(curve.threshold) == 100
+    for threshold, fraction, low, high in zip(*(part.tolist() for part in curve), strict=True):
+        count = int((report.ratio < torch.tensor(threshold)).sum())
+        assert fraction == pytest.approx(count / 150)
+        assert (low, high) == fraction_interval(count, 150)
+    chosen = report.curve(torch.tensor([1 / 3, 1 / 2, 2 / 3]))
+    assert (150 * chosen.fraction).round().int().tolist() == list(report.counts)
+    assert (float(chosen.low[2]), float(chosen.high[2])) == report.interval
+    with pytest.raises(UserError, match="threshold: 0"):
+        report.curve(torch.tensor([0.0]))
+
+
+def test_difference_from_the_control(split):
+    train, held_out = split
+    samples = torch.cat([noisy(train[:40], 0.01), held_out[:160].float() / 255])
+    report = memorization_report(samples, train, control=held_out[160:])
+    assert report.difference == pytest.approx(report.fraction - report.control.fraction)
+    low, high = report.difference_interval
+    assert 0 < low < report.difference < high
+    null = memorization_report(held_out[:160], train, control=held_out[160:])
+    assert null.difference_interval[0] < 0 < null.difference_interval[1]
+    assert memorization_report(samples, train).difference_interval is None
+
+
+def test_difference_interval_equals_the_plain_bootstrap():
+    generator = torch.Generator().manual_seed(0)
+    flags = [torch.arange(total) < count for count, total in ((30, 200), (5, 100))]
+    drawn = [
+        part[torch.randint(len(part), (20_000, len(part)), generator=generator)].double().mean(1) for part in flags
+    ]
+    plain = (drawn[0] - drawn[1]).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    assert difference_interval((30, 200), (5, 100), bootstrap=20_000) == pytest.approx(plain, abs=0.0051)
+    assert difference_interval((0, 50), (0, 50)) == (0, 0)
+
+
+def test_jackknife_of_a_mean_is_its_standard_error():
+    values = torch.randn(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    without = [(values.sum() - value) / 199 for value in values]
+    low, high = jackknife_interval(float(values.mean()), [float(value) for value in without])
+    assert (high - low) / 2 == pytest.approx(1.96 * float(values.std()) / 200**0.5, rel=1e-9)
+    assert (high + low) / 2 == pytest.approx(float(values.mean()))
+    with pytest.raises(UserError, match="at least 2"):
+        jackknife_interval(0, [1.0])
