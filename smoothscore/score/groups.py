@@ -34,9 +34,11 @@ class Contribution(NamedTuple):
         share /= total
         return cls(weights, share, total.double(), error, loose + (share - weights).abs().sum(1))
 
-    def take(self, kept: Tensor) -> "Contribution":
-        """Some of its rows, bool [b]."""
-        return Contribution(*(part[kept] for part in self))
+    def put(self, rows: Tensor, other: "Contribution") -> None:
+        """Replace some rows, int64, in place."""
+        parts = zip(self, other, strict=True)
+        for mine, its in parts if self.share is not self.weights else list(parts)[1:]:  # one c for all: one tensor
+            mine[rows] = its
 
 
 class Group(NamedTuple):
@@ -53,6 +55,8 @@ class Group(NamedTuple):
 
     def take(self, kept: Tensor) -> "Group":
         """Some of its rows, bool [b]."""
+        if bool(kept.all()):
+            return self
         row, column = self.near
         pairs = kept[row]
         near = (kept.cumsum(0) - 1)[row[pairs]], column[pairs]
@@ -64,7 +68,7 @@ class Group(NamedTuple):
         """Index among all centers of positions in columns."""
         return column if self.columns is None else self.columns[column]
 
-    def mean_shift(self, centers: Centers, query: Query, scale: Tensor) -> Tensor:
+    def mean_shift(self, centers: Centers, query: Query, scale: Tensor, *, rough: bool = False) -> Tensor:
         """Mean of μ_j − x in proportion to scale [b, U]: products for far centers, differences for near; [b, d]."""
         row, column = self.near
         far = scale
@@ -72,7 +76,7 @@ class Group(NamedTuple):
             far = scale.clone()
             far[row, column] = 0
         centred = query.point[self.rows] - centers.middle.to(scale.device)
-        result = centers.weighted_sum(far, self.columns)
+        result = centers.rough_sum(far) if rough else centers.weighted_sum(far, self.columns)
         far_sum = far.sum(1, dtype=torch.float64, keepdim=True)
         result -= far_sum * centred
         step = max(1, centers.memory_budget // (24 * centers.dim))

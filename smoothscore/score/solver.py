@@ -7,22 +7,26 @@ A float32 product screens all M centers, with a bound on its own error. That bou
   and score within the tolerance; the centers that break it are settled in float64;
 * where not even that is enough, all contenders are settled in float64.
 
+Where the centers keep a copy in half precision and a sample of them says that it will tell most apart, a product with
+that copy comes first, and all of the above sees only the centers that it leaves.
+
 Settling is a float64 product over the columns in question, and direct differences for what that would blur.
 """
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from smoothscore.distances import SUM_ERROR, Centers, Query
+from smoothscore.distances import Centers, Query
+from smoothscore.distances.rows import ROUGH_SUM_ERROR, SUM_ERROR
 from smoothscore.score.groups import Contribution, Group, Pairs
 from smoothscore.score.radial import Radial
 
 RadialAt = Callable[[Query, Tensor], Radial]
-Need = Literal["weights", "score", "float64"]
+Need = Literal["weights", "score", "mean", "float64"]
 
 TOLERANCE = 8e-4  # largest bound on a weight's absolute and on the score's relative error that is let pass
 _TAIL = 16.0  # contenders hold all but a share of e^−16 of the weight
@@ -30,7 +34,27 @@ _EXACT_ROWS = 64  # points settled together: contenders of different points need
 _GUESS = 0.1  # a log-weight that may be off by more than this does not even tell how much a center contributes
 _UNDERFLOW = 750.0  # nats below which a float64 weight is 0
 _HALVINGS = 8  # steps of the search for what to settle
+_SAMPLED = 64  # one center in so many tells whether a product in half precision is worth its while
+_TELLING = 1 / 32  # it is where it leaves a point no more than this share of the sample
+_FEW = 8  # and was where it leaves all points together no more than one center in so many
 _DIRECT_SHARE = 1 / 64  # a near center that contributes this much is pulled by its difference, not by a product
+
+
+class Errors(NamedTuple):
+    """Bounds on the errors of points [b]."""
+
+    weight: Tensor  # of any weight, absolute
+    mean: Tensor  # of ln w and ln c together, the mean over what the centers contribute
+    root_mean_square: Tensor  # the same
+
+    def take(self, kept: Tensor) -> "Errors":
+        """Some of the points."""
+        return Errors(*(part[kept] for part in self))
+
+    def put(self, rows: Tensor, other: "Errors") -> None:
+        """Replace those of some points, in place."""
+        for mine, its in zip(self, other, strict=True):
+            mine[rows] = its.to(mine.dtype)
 
 
 class Solver:
@@ -40,26 +64,62 @@ class Solver:
         centers: the training set.
         query: the points, in float32.
         radial_at: the weight function of the query, from the query and its screened distances.
-        need: what has to be within the tolerance, only the weights or the score too; or float64 throughout.
+        need: what has to be within the tolerance: the weights, the score too, or float64 throughout; "mean" is the
+            score and the mean of the centers, not only their difference from x, with the accuracy of float32.
+        use_rough: begin with half precision where that pays.
     """
 
-    def __init__(self, centers: Centers, query: Query, radial_at: RadialAt, *, need: Need) -> None:
+    def __init__(
+        self, centers: Centers, query: Query, radial_at: RadialAt, *, need: Need, use_rough: bool = True
+    ) -> None:
         self.centers, self.query, self.need = centers, query, need
-        self.value = centers.screen(query)
-        self.radial = radial_at(query, self.value)
+        self.columns: Tensor | None = None  # the centers that are looked at, None: all
+        use_rough &= centers.has_rough(query.point.device)
+        if not (use_rough and self._telling(radial_at) and self._screen_twice(radial_at)):
+            self.value = centers.screen(query)
+            self.radial = radial_at(query, self.value)
         self.near_sq = (4 * SUM_ERROR * centers.radius / TOLERANCE) ** 2
-        self.at_most = (query.offset + self.value.amin(1) + query.slack).clamp_min(torch.finfo(torch.float64).tiny)
+        self.at_most = _at_most(query, self.value)
         self.contender = torch.empty_like(self.value, dtype=torch.bool)
         self.count = torch.empty_like(query.offset, dtype=torch.int64)
         self.left_out, self.left_pull = torch.empty_like(query.offset), torch.empty_like(query.offset)
-        self._look_within(math.log(centers.count) + _TAIL, slice(None))
+        self._look_within(self._drop, slice(None))
+
+    @property
+    def _drop(self) -> float:
+        """Nats below the nearest center's weight beyond which all others together hold no more than e^−16."""
+        return math.log(self.centers.count) + _TAIL
+
+    def _telling(self, radial_at: RadialAt) -> bool:
+        """Whether half precision would leave few of a sample of the centers."""
+        sample = torch.arange(0, self.centers.count, _SAMPLED, device=self.query.point.device)
+        value = self.query.centred.new_full((len(self.query.centred), self.centers.count), torch.inf)
+        value[:, sample] = self.centers.screen(self.query, sample)
+        rough, radial = self.centers.rough_query(self.query), radial_at(self.query, value)
+        reach = radial.reach(_at_most(self.query, value), self._drop)
+        return bool(_within(rough, value[:, sample], reach).float().mean() <= _TELLING)
+
+    def _screen_twice(self, radial_at: RadialAt) -> bool:
+        """Screen in half precision, then what that leaves, if it is little enough."""
+        rough = self.centers.rough_query(self.query)
+        value = self.centers.rough(self.query)
+        radial = radial_at(rough, value)
+        reach = radial.reach(_at_most(rough, value), self._drop)
+        columns = _within(rough, value, reach).any(0).nonzero().squeeze(1)
+        if len(columns) > self.centers.count // _FEW:
+            return False
+        self.columns, self.radial = columns, radial
+        self.value = self.centers.screen(self.query, columns)
+        return True
+
+    def _index(self, columns: Tensor | None) -> Tensor | None:
+        """Positions among the centers that are looked at as indices of centers."""
+        return columns if self.columns is None else self.columns if columns is None else self.columns[columns]
 
     def _look_within(self, drop: float, rows: Tensor | slice) -> None:
         """Take as contenders what may have more than e^−drop times the weight of the nearest center."""
-        offset, slack = self.query.offset[rows], self.query.slack[rows]
         reach = self.radial.take(rows).reach(self.at_most[rows], drop)
-        cut = (reach - offset + slack).to(self.value.dtype)
-        self.contender[rows] = self.value[rows] <= cut.nextafter(torch.full_like(cut, torch.inf))[:, None]
+        self.contender[rows] = _within(self.query.take(rows), self.value[rows], reach)
         self.count[rows] = self.contender[rows].sum(1)
         left_out = (self.centers.count - self.count[rows]).double() * math.exp(-drop)
         self.left_out[rows] = left_out
@@ -82,7 +142,7 @@ class Solver:
     def _exact(self, rows: Tensor) -> Iterator[Group]:
         """Settle all contenders, and more of them where the nearest ones cancel or hardly pull at all."""
         group = self._settled(rows)
-        if self.need == "score":
+        if self.need in ("score", "mean"):
             shift = group.mean_shift(self.centers, self.query, group.share)
             pull = torch.linalg.vector_norm(shift, dim=1)
             hit = group.total.squeeze(1) <= torch.finfo(torch.float64).tiny
@@ -90,9 +150,18 @@ class Solver:
             group = group._replace(shift=shift).take(enough)
             wanting = rows[~enough]
             if len(wanting):
-                self._look_within(_UNDERFLOW, wanting)
-                yield self._settled(wanting)
+                yield self._settled_further(wanting)
         yield group
+
+    def _settled_further(self, rows: Tensor) -> Group:
+        """Settle all centers whose weight is above 0 in float64, whatever was looked at before."""
+        if self.columns is None:
+            self._look_within(_UNDERFLOW, rows)
+            return self._settled(rows)
+        radial = self.radial.take(rows)
+        everywhere = Solver(self.centers, self.query.take(rows), lambda *_: radial, need=self.need, use_rough=False)
+        group = everywhere._settled_further(torch.arange(len(rows), device=rows.device))
+        return group._replace(rows=rows)
 
     def _settled(self, rows: Tensor) -> Group:
         columns = self.contender[rows].any(0).nonzero().squeeze(1)
@@ -100,102 +169,123 @@ class Solver:
         distance_sq, slack, near = self._settle(rows, columns, radial)
         base = distance_sq.amin(1, keepdim=True)
         found = Contribution.of(radial, base, distance_sq - base, slack)
-        return Group(rows, columns, *found[:3], near, self.left_out[rows])
+        return Group(rows, self._index(columns), *found[:3], near, self.left_out[rows])
 
     def _settle(self, rows: Tensor, columns: Tensor, radial: Radial) -> tuple[Tensor, Tensor, Pairs]:
         """Squared distances [b, U] in float64, their bound [b, 1], and contenders too near for a product."""
+        index = columns if self.columns is None else self.columns[columns]
         precise = self.centers.ready(self.query.point[rows], torch.float64)
-        distance_sq = (self.centers.screen(precise, columns) + precise.offset[:, None]).clamp_min_(0)
+        distance_sq = (self.centers.screen(precise, index) + precise.offset[:, None]).clamp_min_(0)
         base, slack = distance_sq.amin(1, keepdim=True), precise.slack[:, None]
         slope = radial(base, distance_sq - base).slope
         blurred = (slack * slope > TOLERANCE / 8) | (slack > TOLERANCE / 512 * distance_sq)
         row, column = (blurred & self.contender[rows][:, columns]).nonzero(as_tuple=True)
-        distance_sq[row, column] = self.centers.distance_sq(self.query, rows[row], columns[column])
+        distance_sq[row, column] = self.centers.distance_sq(self.query, rows[row], index[column])
         return distance_sq, slack, (row, column)
 
     def _screened(self, rows: Tensor) -> Iterator[Group]:
         """Use screened distances, mended where they break the tolerance; rows where that fails are in no group."""
-        columns, value = self._candidates(rows)
+        columns = self._candidates(rows)
+        value = _rows(self.value, rows) if columns is None else self.value[rows][:, columns]
         query, radial = self.query.take(rows), self.radial.take(rows)
         floor = value.amin(1, keepdim=True)
-        base, excess = (query.offset[:, None] + floor).clamp_min_(0), value.sub_(floor)
+        base, excess = (query.offset[:, None] + floor).clamp_min_(0), value - floor
         found = Contribution.of(radial, base, excess, query.slack[:, None])
         # Bounds before the score is known: v spreads no wider than √Σ v_j ‖μ_j‖², and its mean can be no nearer to x
         # than that allows.
-        norm, radius = query.offset.sqrt(), self._mean_square_norm(found.share, columns).sqrt()
+        norm, radius = query.offset.sqrt(), self._mean_square_norm(found.share, self._index(columns)).sqrt()
         worst, largest = found.error.amax(1), found.weights.amax(1)
         typical = worst * self.centers.slack(norm, radius, value.dtype) / query.slack
-        spread = (
-            (radius / (norm - radius).clamp_min(0)).clamp_max(1) if self.need == "score" else torch.zeros_like(norm)
-        )
-        weight_error = largest * (1 - largest) * (worst + typical)
-        fine = (worst <= _GUESS) & (weight_error <= TOLERANCE)
-        fine &= typical * (spread + found.loose * (self.need == "score")) <= TOLERANCE
-        if bool(fine.any()):
-            near = self._direct(base[fine], excess[fine], found.share[fine])
-            group = Group(rows[fine], columns, *found.take(fine)[:3], near, self.left_out[rows[fine]])
-            yield self._within(group, weight_error[fine], typical[fine], typical[fine], found.loose[fine])
-        rest = ~fine
-        if bool(rest.any()):
+        pulled = self.need != "weights"
+        spread = (radius / (norm - radius).clamp_min(0)).clamp_max(1) if pulled else torch.zeros_like(norm)
+        errors = Errors(largest * (1 - largest) * (worst + typical), typical, typical.clone())
+        fine = (worst <= _GUESS) & (errors.weight <= TOLERANCE)
+        fine &= typical * (spread + found.loose * pulled) <= TOLERANCE
+        rest = (~fine).nonzero().squeeze(1)
+        if len(rest):
             budget = TOLERANCE / 2 / torch.maximum(largest, torch.maximum(spread, found.loose))
-            yield from self._mended(rows[rest], columns, base[rest], excess[rest], found.take(rest), budget[rest])
+            fine[rest] = self._mend(rows, columns, rest, base, excess, found, errors, budget)
+        if bool(fine.any()):
+            near = self._direct(base, excess, found.share)
+            group = Group(rows, self._index(columns), *found[:3], near, self.left_out[rows])
+            yield self._within(group.take(fine), errors.take(fine), found.loose[fine])
 
-    def _mended(
-        self, rows: Tensor, columns: Tensor | None, base: Tensor, excess: Tensor, found: Contribution, budget: Tensor
-    ) -> Iterator[Group]:
-        """Settle what brings the errors, weighted by what each center contributes, within the budget [b]."""
-        contender = self.contender[rows]
+    def _mend(
+        self,
+        rows: Tensor,
+        columns: Tensor | None,
+        rest: Tensor,
+        base: Tensor,
+        excess: Tensor,
+        found: Contribution,
+        errors: Errors,
+        budget: Tensor,
+    ) -> Tensor:
+        """Settle in place what brings the errors of some rows, weighted by what each center contributes, to a budget.
+
+        Returns which of `rest`, positions in rows, were mended, bool; for the others it is as well to settle all
+        contenders. What else is given is that of all rows.
+        """
+        contender = self.contender[rows[rest]]
         contender = contender if columns is None else contender[:, columns]
-        contributed = torch.maximum(found.weights, found.share) * found.error
-        heavy = (contributed > _threshold(contributed, budget)) | (found.error > _GUESS) | (excess == 0)
+        contributed = torch.maximum(found.weights[rest], found.share[rest]) * found.error[rest]
+        heavy = contributed > _threshold(contributed, budget[rest])
+        heavy |= (found.error[rest] > _GUESS) | (excess[rest] == 0)
         heavy &= contender
-        kept = heavy.sum(1) <= self.count[rows] // 2  # else it is as well to settle all
+        kept = heavy.sum(1) <= self.count[rows[rest]] // 2
         if not bool(kept.any()):
-            return
-        rows, base, excess, heavy = rows[kept], base[kept], excess[kept], heavy[kept]
-        radial = self.radial.take(rows)
+            return kept
+        rest, heavy = rest[kept], heavy[kept]
+        radial = self.radial.take(rows[rest])
         settled = heavy.any(0).nonzero().squeeze(1)
-        exact_sq, _, _ = self._settle(rows, settled if columns is None else columns[settled], radial)
-        rest = base + excess.index_fill(1, settled, torch.inf).amin(1, keepdim=True)
-        nearest = torch.minimum(exact_sq.amin(1, keepdim=True), rest.clamp_min(0))
-        excess = excess + (base - nearest).to(excess.dtype)
-        excess[:, settled] = (exact_sq - nearest).to(excess.dtype)
-        found = Contribution.of(radial, nearest, excess, self.query.slack[rows, None])
-        error = found.error.expand_as(excess).index_fill(1, settled, 0)
-        mean = (torch.maximum(found.weights, found.share) * error).sum(1)
-        root_mean_square = (found.share * error.square()).sum(1).sqrt()
-        near = self._direct(nearest, excess, found.share)
-        group = Group(rows, columns, *found[:3], near, self.left_out[rows])
-        yield self._within(group, mean * found.weights.amax(1), mean, root_mean_square, found.loose)
+        exact_sq, _, _ = self._settle(rows[rest], settled if columns is None else columns[settled], radial)
+        before, exceeding = base[rest], excess[rest]
+        others = before + exceeding.index_fill(1, settled, torch.inf).amin(1, keepdim=True)
+        nearest = torch.minimum(exact_sq.amin(1, keepdim=True), others.clamp_min(0))
+        exceeding += (before - nearest).to(excess.dtype)
+        exceeding[:, settled] = (exact_sq - nearest).to(excess.dtype)
+        mended = Contribution.of(radial, nearest, exceeding, self.query.slack[rows[rest], None])
+        error = mended.error.expand_as(exceeding).index_fill(1, settled, 0)
+        mean = (torch.maximum(mended.weights, mended.share) * error).sum(1)
+        root_mean_square = (mended.share * error.square()).sum(1).sqrt()
+        base[rest], excess[rest] = nearest, exceeding
+        found.put(rest, mended)
+        errors.put(rest, Errors(mean * mended.weights.amax(1), mean, root_mean_square))
+        return kept
 
-    def _within(
-        self, group: Group, weight_error: Tensor, mean: Tensor, root_mean_square: Tensor, loose: Tensor
-    ) -> Group:
+    def _within(self, group: Group, errors: Errors, loose: Tensor) -> Group:
         """Those rows of a group that are within the tolerance, given bounds on mean errors of ln w and ln c, [b].
 
         Errors δ_j of ln w_j move the score C (μ_v − x), μ_v = Σ v_j μ_j, by C Σ v_j (δ_j − δ̄)(μ_j − μ_v), at most
         their root mean square times the spread of v, and by what v ≠ w leaves of their mean.
         """
         if self.need == "weights":
-            return group.take(weight_error <= TOLERANCE)
-        shift = group.mean_shift(self.centers, self.query, group.share)
-        distance = torch.linalg.vector_norm(shift, dim=1)
-        mean_sq = (shift + self.query.point[group.rows] - self.centers.middle.to(shift.device)).square().sum(1)
+            return group.take(errors.weight <= TOLERANCE)
         square = self._mean_square_norm(group.share, group.columns)
-        spread = (square - mean_sq).clamp_min(0).sqrt()
-        far = square.clone()
+        far_sq = square.clone()
         row, column = group.near
-        norm_sq = self.centers.norm_sq.to(far.device)[group.center_of(column)]
-        far.index_add_(0, row, -group.share[row, column] * norm_sq)
-        moved = root_mean_square * spread + SUM_ERROR * far.clamp_min(0).sqrt() + self.left_pull[group.rows]
-        moved = moved / distance + mean * loose
-        return group._replace(shift=shift).take((moved <= TOLERANCE) & (weight_error <= TOLERANCE))
+        far_sq.index_add_(0, row, -group.share[row, column] * self.centers.norm_sq[group.center_of(column)])
+        far = far_sq.clamp_min(0).sqrt()
 
-    def _candidates(self, rows: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Columns that are a contender to any row, None for all, and a copy of their screened values."""
-        columns = self.contender[rows].any(0).nonzero().squeeze(1)
-        value = self.value[rows]
-        return (None, value) if len(columns) > self.centers.count // 2 else (columns, value[:, columns])
+        def moved(spread: Tensor, distance: Tensor, sum_error: float) -> Tensor:
+            pulled = errors.root_mean_square * spread + sum_error * far + self.left_pull[group.rows]
+            return pulled / distance + errors.mean * loose
+
+        rough = self.need == "score" and group.columns is None and self.centers.has_rough(square.device)
+        if rough:
+            least = (self.query.offset[group.rows].sqrt() - square.sqrt()).clamp_min(0)  # that the shift can measure
+            rough = bool((moved(square.sqrt(), least, ROUGH_SUM_ERROR) <= TOLERANCE).all())
+        shift = group.mean_shift(self.centers, self.query, group.share, rough=rough)
+        mean_sq = (shift + self.query.point[group.rows] - self.centers.middle).square().sum(1)
+        spread = (square - mean_sq).clamp_min(0).sqrt()
+        distance = torch.linalg.vector_norm(shift, dim=1)
+        fine = moved(spread, distance, ROUGH_SUM_ERROR if rough else SUM_ERROR) <= TOLERANCE
+        return group._replace(shift=shift).take(fine & (errors.weight <= TOLERANCE))
+
+    def _candidates(self, rows: Tensor) -> Tensor | None:
+        """Positions of the centers that are a contender to any row, None for all that are looked at."""
+        columns = _rows(self.contender, rows).any(0).nonzero().squeeze(1)
+        return None if len(columns) > self.value.shape[1] // 2 else columns
 
     def _mean_square_norm(self, share: Tensor, columns: Tensor | None) -> Tensor:
         """Σ_j v_j ‖μ_j − middle‖², float64 [b]."""
@@ -207,6 +297,22 @@ class Solver:
         row, column = (share > _DIRECT_SHARE).nonzero(as_tuple=True)
         near = base[row, 0] + excess[row, column] < self.near_sq
         return row[near], column[near]
+
+
+def _rows(values: Tensor, rows: Tensor) -> Tensor:
+    """Some rows, ascending; without a copy where they are all."""
+    return values if len(rows) == len(values) else values[rows]
+
+
+def _at_most(query: Query, value: Tensor) -> Tensor:
+    """Bound on the squared distance of the nearest center, above 0, [B]."""
+    return (query.offset + value.amin(1) + query.slack).clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def _within(query: Query, value: Tensor, reach: Tensor) -> Tensor:
+    """Which screened values may stand for squared distances up to reach [B]: bool like value."""
+    cut = (reach - query.offset + query.slack).to(value.dtype)
+    return value <= cut.nextafter(torch.full_like(cut, torch.inf))[:, None]
 
 
 def _threshold(contributed: Tensor, budget: Tensor) -> Tensor:

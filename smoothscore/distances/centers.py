@@ -6,21 +6,17 @@ on its own error that holds for any order of summation, and what the bound leave
 differences in float64.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from smoothscore.distances.precision import HALF, HALF_UNIT, decode, full_precision
+from smoothscore.distances.rows import CentredRows, check_rows
 from smoothscore.errors import UserError
 
 _PRODUCT_BLOCK = 128  # terms summed inside one product: the error bound grows with it, and BLAS loses 5 % of its pace
-_SUM_BLOCK = 1024  # the same for sums over centers
-SUM_ERROR = (_SUM_BLOCK + 4) * 2.0**-24  # of `weighted_sum` in float32, relative to Σ_j |w_j| ‖μ_j − middle‖
-_MEAN_ROWS = 1024  # rows that the centring is estimated from: any fixed point is right, a central one is tighter
 _SPARE = 8  # candidates settled beyond k, so that the bound nearly always closes at the first try
-_LARGEST_NORM = 1e15  # squares stay far from float32's overflow
 
 
 class Nearest(NamedTuple):
@@ -38,16 +34,9 @@ class Query(NamedTuple):
     offset: Tensor  # [B] float64, ‖centred‖², which the screened values leave out
     slack: Tensor  # [B] float64, bound on |offset + screened − ‖x − μ‖²|, the same for all centers
 
-    def take(self, rows: Tensor) -> "Query":
-        """The query of some of the points, rows int64 [b]."""
+    def take(self, rows: Tensor | slice) -> "Query":
+        """The query of some of the points, rows int64 [b] or a slice."""
         return Query(*(part[rows] for part in self))
-
-
-def decode(images: Tensor) -> Tensor:
-    """Images as numbers: uint8 becomes float32 value/255, half precision becomes float32, the rest stays."""
-    if images.dtype == torch.uint8:
-        return images.to(torch.float32).div_(255)
-    return images if images.dtype in (torch.float32, torch.float64) else images.to(torch.float32)
 
 
 def nearest(x: Tensor, data: Tensor, k: int = 1, *, memory_budget: int = 2**28) -> Nearest:
@@ -68,53 +57,11 @@ def nearest(x: Tensor, data: Tensor, k: int = 1, *, memory_budget: int = 2**28) 
     return Centers(data, memory_budget=memory_budget).nearest(x, k)
 
 
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Multiply matrices in true float32: no autocast, TF32 or bfloat16, whatever a trainer has set."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+class Centers(CentredRows):
+    """Centers made ready for many queries: screened by a product, settled by direct differences.
 
-
-class Centers:
-    """Centers made ready for many queries: norms and middle are computed once.
-
-    Args:
-        data: centers [M, *S], float, or uint8 meaning value/255; on any device. It is held by reference.
-        memory_budget: bytes of working memory that a call may use beyond its arguments and answer.
-        keep: bytes that a centred float32 copy of the data may take; where it needs more, and by default, none is kept,
-            and every pass over the centers centres them again, a chunk at a time.
-
-    Raises:
-        UserError: no rows, no values per row, or a row that is NaN or infinite.
+    Args, errors: those of `CentredRows`.
     """
-
-    def __init__(self, data: Tensor, *, memory_budget: int = 2**28, keep: int = 0) -> None:
-        if data.ndim < 2 or data.numel() == 0:
-            raise UserError(f"The data has shape {list(data.shape)}: give at least one row, as [M, *shape].")
-        self.shape = data.shape[1:]
-        self.data = data.detach().flatten(1)
-        self.count, self.dim = self.data.shape
-        self.memory_budget = memory_budget
-        stride = -(-self.count // _MEAN_ROWS)
-        self.middle = decode(self.data[::stride]).to(torch.float32).mean(0)
-        if not bool(self.middle.isfinite().all()):  # a bad row would hide the others' norms
-            self.middle = torch.zeros_like(self.middle)
-        self._kept: Tensor | None = None
-        if 4 * self.data.numel() <= keep:
-            kept = torch.empty(self.data.shape, device=self.data.device)
-            for start, rows in self.chunks(self.data.device, torch.float32):
-                kept[start : start + len(rows)] = rows
-            self._kept = kept
-        # of the centred rows; float64 since it is added to a product that nearly cancels it
-        self.norm_sq = torch.cat([self._norm_sq(rows) for _, rows in self.chunks(self.data.device, torch.float32)])
-        _check_rows(self.norm_sq.sqrt(), "data")
-        self.radius = float(self.norm_sq.max()) ** 0.5
-        self._size = self.radius + 2 * float(self.middle.double().norm())  # bounds ‖μ‖ + ‖middle‖
 
     def query(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Query:
         """Make points ready for `screen`, which then works in `dtype` on the points' device.
@@ -132,7 +79,7 @@ class Centers:
                 f"give x as [B, {', '.join(map(str, self.shape))}]."
             )
         query = self.ready(decode(x.detach()).flatten(1).to(torch.float64), dtype)
-        _check_rows(query.offset.sqrt(), "x")
+        check_rows(query.offset.sqrt(), "x")
         return query
 
     def ready(self, point: Tensor, dtype: torch.dtype) -> Query:
@@ -182,16 +129,20 @@ class Centers:
             value[:, start:stop] = part
         return value
 
-    def weighted_sum(self, weights: Tensor, columns: Tensor | None = None) -> Tensor:
-        """Sum the centred centers, Σ_j w_j (μ_j − middle), for weights [B, U] in their precision: float64 [B, d]."""
-        device = weights.device
-        total = torch.zeros(len(weights), self.dim, dtype=torch.float64, device=device)
-        for start, rows in self.chunks(device, weights.dtype, columns):
-            for first in range(0, len(rows), _SUM_BLOCK):
-                part = rows[first : first + _SUM_BLOCK]
-                with full_precision(device):
-                    total += weights[:, start + first : start + first + len(part)] @ part
-        return total
+    def rough_query(self, query: Query) -> Query:
+        """The query with the slack that screening in half precision takes."""
+        norm = query.offset.sqrt()
+        # rounding x, μ and the product; its sum in float32; ‖μ‖² and the difference in float32
+        product = (3.1 * HALF_UNIT + (self.dim + 8) * 2.0**-24) * 2 * norm * self.radius
+        slack = 1.01 * (query.slack + product + 2.0**-22 * (norm + self.radius) ** 2)
+        return query._replace(slack=slack)
+
+    def rough(self, query: Query) -> Tensor:
+        """`screen` for all centers in half precision, float32 [B, M], with the slack of `rough_query`."""
+        assert self._half is not None
+        with full_precision(self._half.device):
+            product = query.centred.to(HALF) @ self._half.T
+        return torch.add(self.norm_sq.float(), product, alpha=-2)
 
     def differences(self, query: Query, row: Tensor, column: Tensor) -> Tensor:
         """Subtract directly: μ_column − x_row for every pair, float64 [P, d]."""
@@ -253,43 +204,3 @@ class Centers:
         """Terms per block of the inner product, and how many blocks there are."""
         block = max(_PRODUCT_BLOCK, int(self.dim**0.5))
         return block, -(-self.dim // block)
-
-    def chunks(
-        self, device: torch.device, dtype: torch.dtype, columns: Tensor | None = None
-    ) -> Iterator[tuple[int, Tensor]]:
-        """Centred rows in `dtype`, a chunk at a time: kept ones, or in a buffer that stays in the processor's cache."""
-        count = self.count if columns is None else len(columns)
-        if self._kept is not None and columns is None and dtype == torch.float32 and device == self._kept.device:
-            # on a CPU, so many that the products with them stay in the cache
-            step = max(1, (2**22 if device.type == "cpu" else 2**25) // self.dim)
-            for start in range(0, count, step):
-                yield start, self._kept[start : start + step]
-            return
-        most = 2**21 if device.type == "cpu" else 2**25
-        step = max(1, min(most, self.memory_budget // 16) // self.dim)
-        buffer = torch.empty(min(step, count), self.dim, dtype=dtype, device=device)
-        middle = self.middle.to(device)
-        for start in range(0, count, step):
-            span = slice(start, start + step)
-            rows = self.data[span if columns is None else columns[span].to(self.data.device)].to(device)
-            centred = buffer[: len(rows)]
-            if rows.dtype == torch.uint8 and dtype == torch.float32:
-                yield start, centred.copy_(rows).div_(255).sub_(middle)
-            elif rows.dtype == dtype:
-                yield start, torch.sub(rows, middle, out=centred)
-            else:  # float64 has to see the float32 quotient that direct differences see
-                yield start, centred.copy_(decode(rows)).sub_(middle)
-
-    def _norm_sq(self, rows: Tensor) -> Tensor:
-        norm: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
-        return norm.square_()
-
-
-def _check_rows(norm: Tensor, name: str) -> None:
-    """Raise for the first row whose norm is not a usable number: the one look at the values that we need."""
-    bad = ~(norm < _LARGEST_NORM)
-    if bool(bad.any()):
-        raise UserError(
-            f"Row {int(bad.nonzero()[0])} of {name} holds NaN, infinite or overly large values "
-            f"(norm {float(norm[bad][0])}): remove or mend it, pixels are expected in [0, 1]."
-        )

@@ -1,0 +1,43 @@
+"""In which precision distances are computed, and what that costs in error."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+HALF = torch.bfloat16  # half the bytes of float32 with its range
+HALF_UNIT = 2.0**-8  # largest relative error of rounding to it
+_HALF_UNITS = ("avx512_bf16", "amx_bf16")  # of a processor, in `torch.cpu.get_capabilities`
+
+
+def decode(images: Tensor) -> Tensor:
+    """Images as numbers: uint8 becomes float32 value/255, half precision becomes float32, the rest stays."""
+    if images.dtype == torch.uint8:
+        return images.to(torch.float32).div_(255)
+    return images if images.dtype in (torch.float32, torch.float64) else images.to(torch.float32)
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Multiply matrices as their types say: no autocast, TF32 or reduced sums, whatever a trainer has set."""
+    before = torch.get_float32_matmul_precision()
+    reduced = torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = reduced
+
+
+def multiplies_half(device: torch.device) -> bool:
+    """Whether a device has units of its own for bfloat16 products, which are at least twice as fast as float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(unit, False) for unit in _HALF_UNITS)
+    return False
