@@ -22,7 +22,7 @@ COMMANDS = {
     "validate": Command("training", "loss, samples and measures of a checkpoint"),
     "test": Command("training", "the same, as a final evaluation"),
     "predict": Command("training", "draw samples from a checkpoint"),
-    "neighbors": Command("neighbors", "build or inspect the neighbor table of a data set"),
+    "neighbors": Command("neighbors", "build, inspect, export or import the neighbor table of a data set"),
     "analyze": Command("analyze", "the paper's numerical experiments, on any data set and without training"),
     "compare": Command("compare", "table and report.html of several runs side by side"),
     "export": Command("exchange", "weights of a checkpoint as safetensors, with a model card"),

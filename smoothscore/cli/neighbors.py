@@ -1,4 +1,4 @@
-"""`smoothscore neighbors build | inspect`: the neighbor table of a data set, as figures and as a picture."""
+"""`smoothscore neighbors build | inspect | export-features | import`: the neighbor table of a data set."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +13,15 @@ import smoothscore.neighbors  # noqa: F401  # both imported, so that class_path 
 from smoothscore.data import ImageDataModule
 from smoothscore.data.grid import row_grid, save_png
 from smoothscore.errors import UserError
-from smoothscore.neighbors import NeighborTable, TableSummary
+from smoothscore.neighbors import NeighborTable, TableSummary, export_features, import_table
 
 
 def run(name: str, args: Sequence[str]) -> None:
-    """Build a table from a data module, or look at a saved one."""
+    """Build a table from a data module, look at a saved one, or exchange with another engine."""
     parser = _parser(name)
     options = parser.parse_args(list(args))
-    if options.subcommand == "build":
-        _build(parser.instantiate(options).build)
-    else:
-        _inspect(parser.instantiate(options).inspect)
+    command = {"build": _build, "inspect": _inspect, "export-features": _export, "import": _import}[options.subcommand]
+    command(parser.instantiate(options)[options.subcommand])
 
 
 def _build(options: Namespace) -> None:
@@ -53,6 +51,28 @@ def _inspect(options: Namespace) -> None:
         _picture(table, options.data, options.picture, options.rows)
 
 
+def _export(options: Namespace) -> None:
+    data: ImageDataModule = options.data
+    device = "cuda" if torch.cuda.is_available() else None
+    export_features(data.train.pixels, options.out, extractor=data.extractor, device=device)
+    print(f"features: {options.out}")
+
+
+def _import(options: Namespace) -> None:
+    table = import_table(
+        options.features,
+        options.indices,
+        options.distances,
+        squared=options.squared,
+        with_self=options.with_self,
+        engine=options.engine,
+        recall_floor=options.recall_floor,
+    )
+    table.save(options.out)
+    print_summary(table.describe())
+    print(f"table: {options.out} (train with it: --data.init_args.table_path {options.out})")
+
+
 def print_summary(summary: TableSummary) -> None:
     """Print what a table says of a data set."""
     grid = Table(title=f"{summary.rows} images, {summary.k} neighbors each (itself included), {summary.space} space")
@@ -64,6 +84,7 @@ def print_summary(summary: TableSummary) -> None:
     grid.add_row("lists that an image stands in", *[str(value) for value in summary.in_degree.values()])
     console = Console()
     (console if console.is_terminal else Console(width=120)).print(grid)
+    print(f"{summary.accuracy}")
     print(f"images with an exact copy: {summary.duplicates}; in nobody's list: {summary.never_neighbor}")
 
 
@@ -78,7 +99,7 @@ def _picture(table: NeighborTable, data: ImageDataModule, path: str | None, rows
 
 def _parser(name: str) -> ArgumentParser:
     parser = ArgumentParser(
-        prog=f"smoothscore {name}", description="Build or inspect the neighbor table of a data set."
+        prog=f"smoothscore {name}", description="Build, inspect or import the neighbor table of a data set."
     )
     commands = parser.add_subcommands()
     build = ArgumentParser(description="Find the neighbors of every training image, or take them from the cache.")
@@ -88,9 +109,26 @@ def _parser(name: str) -> ArgumentParser:
     inspect = ArgumentParser(description="Print what a saved table holds.")
     inspect.add_argument("table", type=str, help="folder of a saved table")
     inspect.add_argument("--data", type=ImageDataModule | None, help="data set the table was built from")
+    export = ArgumentParser(description="Write the features of all training images as shards, for another engine.")
+    export.add_argument("--config", action="config", help="YAML with the options below")
+    export.add_argument("--data", type=ImageDataModule, required=True, help="data set, with extractor (none: pixels)")
+    export.add_argument(
+        "--out", type=str, required=True, metavar="DIR", help="folder; an unfinished one is gone on with"
+    )
+    taken = ArgumentParser(description="Check the neighbors that another engine found, and save them as a table.")
+    taken.add_argument("--features", type=str, required=True, metavar="DIR", help="folder of export-features")
+    taken.add_argument("--indices", type=str, required=True, nargs="+", metavar="NPY", help="int64 [m, K], in order")
+    taken.add_argument("--distances", type=str, required=True, nargs="+", metavar="NPY", help="float32 [m, K]")
+    taken.add_argument("--squared", type=bool, required=True, help="whether the distances are squared")
+    taken.add_argument("--with_self", type=bool, default=False, help="whether every row lists itself; it is dropped")
+    taken.add_argument("--engine", type=str, default="imported", help="what the table calls the search")
+    taken.add_argument("--recall_floor", type=float, default=0.95, help="recall under which the table is refused")
+    taken.add_argument("--out", type=str, required=True, metavar="DIR", help="folder of the table")
     for command in (build, inspect):
         command.add_argument("--picture", type=str | None, metavar="PNG", help="draw some images and their neighbors")
         command.add_argument("--rows", type=int, default=12, help="images in the picture")
     commands.add_subcommand("build", build)
     commands.add_subcommand("inspect", inspect)
+    commands.add_subcommand("export-features", export)
+    commands.add_subcommand("import", taken)
     return parser

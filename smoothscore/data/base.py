@@ -12,6 +12,8 @@ from smoothscore.data.images import ImageSet, Split
 from smoothscore.data.rows import FixedLoader, RowStream, TrainLoader
 from smoothscore.errors import UserError
 from smoothscore.neighbors import NeighborStore, NeighborTable, build_neighbors
+from smoothscore.neighbors.approximate import Kind
+from smoothscore.neighbors.processes import running_group
 
 
 def default_cache_dir() -> Path:
@@ -37,6 +39,10 @@ class ImageDataModule(LightningDataModule, ABC):
         k: neighbors per training image, itself included; None attaches no table.
         extractor: module from images to the features in which neighbors are found; None compares pixels.
         class_restricted: neighbors of the same label only.
+        index: how neighbors are searched: "auto" (exact up to 250,000 images), "exact", "ivf_flat", "hnsw", "ivf_pq".
+        recall_floor: part of the true neighbors that an approximate table has to hold, measured on a sample.
+        probes: how much of an approximate index is searched; None is as much as the floor takes.
+        table_path: folder of a saved or imported table to take instead of building one; it is cut to `k`.
         radius: keep of the k neighbors those within radius × (distance to the nearest other training image).
         flip: mirror each training image with probability 1/2, together with its neighbors.
         epoch_steps: steps per epoch; None makes an epoch one pass over the training images.
@@ -64,6 +70,10 @@ class ImageDataModule(LightningDataModule, ABC):
         k: int | None = None,
         extractor: nn.Module | None = None,
         class_restricted: bool = False,
+        index: Kind = "auto",
+        recall_floor: float = 0.95,
+        probes: int | None = None,
+        table_path: str | None = None,
         radius: float | None = None,
         flip: bool = False,
         epoch_steps: int | None = None,
@@ -83,6 +93,10 @@ class ImageDataModule(LightningDataModule, ABC):
         self.k = k
         self.extractor = extractor
         self.class_restricted = class_restricted
+        self.index = index
+        self.recall_floor = recall_floor
+        self.probes = probes
+        self.table_path = table_path
         self.radius = radius
         self.flip = flip
         self.epoch_steps = epoch_steps
@@ -122,13 +136,7 @@ class ImageDataModule(LightningDataModule, ABC):
                 f"set data.init_args.batch_size to {num_train} or less."
             )
         if self.k is not None and self.table is None:
-            self.table = build_neighbors(
-                self.train.pixels,
-                self.k,
-                extractor=self.extractor,
-                labels=self.train.labels if self.class_restricted else None,
-                cache_dir=self.cache_dir,
-            )
+            self.table = self._find_neighbors(self.k)
             self.neighbors = NeighborStore(
                 self.table,
                 self.train.pixels,
@@ -163,6 +171,22 @@ class ImageDataModule(LightningDataModule, ABC):
     def predict_dataloader(self) -> FixedLoader:
         """One image, so that the loop runs: `predict` draws samples, through the Generation callback."""
         return FixedLoader(self.train.rows(torch.zeros(1, dtype=torch.int64)), 1)
+
+    def _find_neighbors(self, k: int) -> NeighborTable:
+        if self.table_path is not None:
+            return NeighborTable.load(self.table_path, k=k)
+        return build_neighbors(
+            self.train.pixels,
+            k,
+            extractor=self.extractor,
+            labels=self.train.labels if self.class_restricted else None,
+            index=self.index,
+            recall_floor=self.recall_floor,
+            probes=self.probes,
+            cache_dir=self.cache_dir,
+            device=self.trainer.strategy.root_device if self.trainer else None,
+            group=running_group(self.cache_dir),
+        )
 
     def _processes(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -137,8 +137,28 @@ def measure_recall(rows: Tensor, found: Tensor, ids: Tensor) -> float:
         Recall in [0, 1].
     """
     search = _Search(require_faiss(), Points(rows), found.shape[1], None)
-    given = search.settled(ids, Candidates(torch.zeros(found.shape), found.clone()))
-    return float(_recall(given.distances, search.truth(ids).distances).mean())
+    return float(_recall(search.given(ids, found).distances, search.truth(ids).distances).mean())
+
+
+def exact_distances(rows: Tensor, found: Tensor, *, advance: Callable[[int], object] | None = None) -> Neighbors:
+    """Compute the distances of neighbors found elsewhere, and sort every row by distance and index.
+
+    Args:
+        rows: [M, d], float32 or uint8.
+        found: int64 [M, k], each row itself first.
+        advance: Called with the number of rows that became ready.
+
+    Returns:
+        Neighbors as of the exact search.
+    """
+    search = _Search(require_faiss(), Points(rows), found.shape[1], None)
+    indices, distances = torch.empty_like(found), torch.empty(found.shape)
+    for ids in search.blocks(torch.arange(len(rows))):
+        part = slice(int(ids[0]), int(ids[-1]) + 1)
+        indices[part], distances[part] = search.given(ids, found[part])
+        if advance is not None:
+            advance(len(ids))
+    return Neighbors(indices, distances)
 
 
 class _Setting(NamedTuple):
@@ -167,6 +187,9 @@ class _Search:
         if len(short):
             found.indices[short], found.distances[short] = self.truth(ids[short])
         return found
+
+    def given(self, ids: Tensor, found: Tensor) -> Neighbors:
+        return self.settled(ids, Candidates(torch.zeros(found.shape), found.clone()))
 
     def settled(self, ids: Tensor, candidates: Candidates) -> Neighbors:
         step = max(1, _PAIRS // candidates.index.shape[1])

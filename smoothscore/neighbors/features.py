@@ -11,8 +11,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from smoothscore.errors import UserError
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def as_float(images: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class EfficientNetLite0(Extractor):
 
     def features(self, images: Tensor) -> Tensor:
         """Map images [B, 3, H, W] in [0, 1] to features [B, 1280]."""
-        images = _resized_rgb(images, self.resize)
+        images = resized_rgb(images, self.resize)
         images = (255 * images - 127) / 128  # the scale this network was trained on
         maps: Tensor = self.network.extract_features(images.contiguous(memory_format=torch.channels_last))  # type: ignore[operator]
         return maps.mean((2, 3))
@@ -128,13 +128,13 @@ class TorchvisionFeatures(Extractor):
         super().__init__(name, normalize=normalize)
         self.resize = resize
         self.network = _torchvision_network(name, weights)
-        self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(_IMAGENET_STD)[:, None, None], persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
         self.requires_grad_(False).eval()
 
     def features(self, images: Tensor) -> Tensor:
         """Map images [B, 3, H, W] in [0, 1] to features [B, F]."""
-        images = (_resized_rgb(images, self.resize) - self.mean) / self.std
+        images = (resized_rgb(images, self.resize) - self.mean) / self.std
         features: Tensor = self.network(images)
         return features
 
@@ -166,7 +166,12 @@ def load_weights(network: nn.Module, path: str) -> None:
         ) from error
 
 
-def _resized_rgb(images: Tensor, size: int) -> Tensor:
+def resized_rgb(images: Tensor, size: int) -> Tensor:
+    """Images [B, 3 or 1, H, W] as three channels of size × size (bicubic, antialiased).
+
+    Raises:
+        UserError: If they are no images of one or three channels.
+    """
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise UserError(
             f"an ImageNet extractor takes images [B, 3, H, W] (or grey [B, 1, H, W]), not {list(images.shape)}: "

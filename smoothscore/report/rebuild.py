@@ -12,7 +12,10 @@ from smoothscore.errors import UserError
 from smoothscore.report.runs import Run
 
 # How images are served and where neighbors are sought says nothing about which images there are.
-_SERVING = ("batch_size", "num_workers", "k", "extractor", "class_restricted", "radius", "epoch_steps", "cache_dir")
+_SERVING = (
+    *("batch_size", "num_workers", "epoch_steps", "cache_dir"),
+    *("k", "extractor", "class_restricted", "radius", "index", "recall_floor", "probes", "table_path"),
+)
 
 
 def data_key(run: Run) -> str:
