@@ -11,7 +11,8 @@ from torch import Tensor
 
 from smoothscore.distances import Centers
 from smoothscore.errors import UserError
-from smoothscore.functional.rows import check_rows, check_same_shape, unique_rows
+from smoothscore.functional.matching import Matcher, mirrored
+from smoothscore.functional.rows import check_rows, check_same_shape
 
 Featurize = Callable[[Tensor], Tensor]
 
@@ -56,7 +57,8 @@ def extract(
     2. With features φ: a candidate is a copy of its match μ where ‖φ(x) − φ(μ)‖ < margin · min_{ν ≠ μ} ‖φ(ν) − φ(μ)‖.
 
     Exact duplicates in ``train`` count once, so they do not hide one another. The first stage alone flags its quantile
-    of *any* samples; the second, or a look at the pairs, says whether they are copies.
+    of *any* samples; the second, or a look at the pairs, says whether they are copies. For sets that do not fit the
+    memory, and for work that can be interrupted, use ``smoothscore extract``, which is made of the same parts.
 
     Args:
         samples: [n, *S], uint8 (meaning value/255) or floating point.
@@ -75,74 +77,65 @@ def extract(
 
     Source: arXiv 2601.19285, Sec. B.4.5, after Carlini et al. 2023 (arXiv 2301.13188).
     """
+    check_options(quantile=quantile, margin=margin)
+    check_rows("samples", samples)
+    matcher = Matcher(train, neighbors=neighbors, flips=flips, shown=1)
+    found = matcher.match(samples)
+    candidate = lowest(found.score, quantile)
+    match = found.index[:, 0]
+    ratio = None
+    flagged = candidate.clone()
+    if featurize is not None:
+        kept = candidate.nonzero().flatten()
+        images = mirrored(samples[kept.to(samples.device)], found.flipped[kept])
+        reference = featurize(train[matcher.rows])
+        place = torch.searchsorted(matcher.rows, match[kept].to(matcher.rows.device))
+        ratio = samples.new_full((len(samples),), math.nan, dtype=torch.float32)
+        ratio[kept] = feature_ratio(featurize(images), reference, place)
+        flagged &= ratio < margin
+    return Extraction(flagged, match, found.score, found.distance[:, 0], found.flipped, candidate, ratio)
+
+
+def lowest(score: Tensor, quantile: float) -> Tensor:
+    """The samples with the lowest scores: bool [n], True for ⌈quantile · n⌉ of them, ties to the lower row."""
+    chosen = torch.zeros(len(score), dtype=torch.bool, device=score.device)
+    chosen[score.argsort(stable=True)[: math.ceil(quantile * len(score))]] = True
+    return chosen
+
+
+def feature_ratio(features: Tensor, reference: Tensor, place: Tensor) -> Tensor:
+    """The second stage: ‖φ(x) − φ(μ)‖ / min_{ν ≠ μ} ‖φ(ν) − φ(μ)‖ for samples x with matches μ.
+
+    Args:
+        features: φ of the samples, [n, F].
+        reference: φ of all different training images, [U, F].
+        place: row of each sample's match in ``reference``, int64 [n].
+
+    Returns:
+        float32 [n]; infinite where another training image has the features of the match, so that nothing is said.
+
+    Raises:
+        UserError: different shapes, fewer than two training images, or a NaN (its row is named).
+
+    Source: arXiv 2601.19285, Sec. B.4.5.
+    """
+    check_rows("features of train", reference, at_least=2)
+    check_rows("features of samples", features)
+    check_same_shape("features of samples", features, "features of train", reference.shape[1:])
+    place = place.to(reference.device)
+    asked, back = place.unique(return_inverse=True)
+    # Nearest other: of the two nearest one is the match itself, at 0, unless another has equal features.
+    found = Centers(reference).nearest(reference[asked], 2)
+    itself = found.index[:, 0] == asked.to(found.index.device)
+    other = torch.where(itself, found.distance[:, 1], found.distance[:, 0])[back]
+    apart = (features.to(reference.device) - reference[place]).flatten(1).norm(dim=1)
+    return torch.where(other > 0, apart / other, math.inf).float()
+
+
+def check_options(*, quantile: float, margin: float) -> None:
+    """Raise `UserError` unless 0 < quantile ≤ 1 and margin > 0."""
     for name, value in (("quantile", quantile), ("margin", margin)):
         if not value > 0:
             raise UserError(f"{name} is {value}, but it must be above 0.")
     if quantile > 1:
         raise UserError(f"quantile is {quantile}, but a share of the samples is at most 1.")
-    check_rows("samples", samples)
-    check_rows("train", train, at_least=3)
-    check_same_shape("samples", samples, "train", train.shape[1:])
-    rows = unique_rows(train)
-    k = min(neighbors, len(rows))
-    if k < 3:
-        raise UserError(
-            f"neighbors is {neighbors} and train has {len(rows)} different images, but the score compares the nearest "
-            "with at least two others: give 3 or more of both."
-        )
-    centers = Centers(train[rows] if len(rows) < len(train) else train)
-    distance, index, flipped = _nearest(centers, samples, k, flips)
-    others = distance[:, 1:].double().mean(1)
-    score = torch.where(others > 0, distance[:, 0] / others, 1.0).float()
-    keep = math.ceil(quantile * len(samples))
-    candidate = torch.zeros(len(samples), dtype=torch.bool, device=score.device)
-    candidate[score.argsort(stable=True)[:keep]] = True
-    match = rows.to(index.device)[index[:, 0]]
-    ratio = None
-    flagged = candidate.clone()
-    if featurize is not None:
-        ratio = _feature_ratio(samples, train, rows, match, flipped, candidate, featurize)
-        flagged &= ratio < margin
-    root = math.sqrt(train[0].numel())
-    return Extraction(flagged, match, score, (distance[:, 0] / root).float(), flipped, candidate, ratio)
-
-
-def _nearest(centers: Centers, samples: Tensor, k: int, flips: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Distances and indexes [n, k] in the orientation that comes nearest, and whether that is the mirrored one."""
-    found = centers.nearest(samples, k)
-    distance, index = found.distance, found.index
-    flipped = torch.zeros(len(samples), dtype=torch.bool, device=distance.device)
-    if flips:
-        mirrored = centers.nearest(samples.flip(-1), k)
-        flipped = mirrored.distance[:, 0] < distance[:, 0]
-        distance = torch.where(flipped[:, None], mirrored.distance, distance)
-        index = torch.where(flipped[:, None], mirrored.index, index)
-    return distance, index, flipped
-
-
-def _feature_ratio(
-    samples: Tensor,
-    train: Tensor,
-    rows: Tensor,
-    match: Tensor,
-    flipped: Tensor,
-    candidate: Tensor,
-    featurize: Featurize,
-) -> Tensor:
-    kept = candidate.nonzero().flatten()
-    images = samples[kept]
-    images = torch.where(flipped[kept].view(-1, *[1] * (images.ndim - 1)).to(images.device), images.flip(-1), images)
-    reference = featurize(train[rows])
-    check_rows("features of train", reference)
-    own = featurize(images)
-    check_rows("features of samples", own)
-    place = torch.searchsorted(rows, match[kept].to(rows.device))
-    matched = reference[place]
-    # Nearest other: of the two nearest one is the match itself, at 0, unless another has equal features.
-    found = Centers(reference).nearest(matched, 2)
-    itself = found.index == place[:, None].to(found.index.device)
-    other = torch.where(itself[:, 0], found.distance[:, 1], found.distance[:, 0])
-    ratio = samples.new_full((len(samples),), math.nan, dtype=torch.float32)
-    apart = (own - matched).flatten(1).norm(dim=1)
-    ratio[kept] = torch.where(other > 0, apart / other, math.inf).float()
-    return ratio
