@@ -40,6 +40,7 @@ class RunRecord(SaveConfigCallback):
                 self.save_config(trainer, pl_module, stage)
                 self.already_saved = True
         self._start: float | None = None
+        self._behind = False
         self._steps: deque[float] = deque(maxlen=100)
 
     @property
@@ -54,15 +55,15 @@ class RunRecord(SaveConfigCallback):
                 logger.log_hyperparams(yaml.safe_load(self.text))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add version, model and data to the checkpoint, as plain text, and let the logs reach as far as it does."""
-        for logger in trainer.loggers:
-            logger.save()
+        """Add version, model and data to the checkpoint, as plain text."""
+        self._behind = True
         config = yaml.safe_load(self.text)
         parts = {name: config[name] for name in ("model", "data", "trainer") if name in config}
         checkpoint["smoothscore"] = {"version": __version__, "config": yaml.safe_dump(parts)}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Time from one step's start to the next, so that loading counts and no device is waited for."""
+        self._flush(trainer)
         now = time.perf_counter()
         if self._start is not None:
             self._steps.append(1000 * (now - self._start))
@@ -71,4 +72,12 @@ class RunRecord(SaveConfigCallback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation is no part of a step."""
+        self._flush(trainer)
         self._start = None
+
+    def _flush(self, trainer: Trainer) -> None:
+        """Let the logs reach as far as the checkpoint, whose step is logged after it was saved."""
+        if self._behind:
+            self._behind = False
+            for logger in trainer.loggers:
+                logger.save()

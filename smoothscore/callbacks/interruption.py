@@ -19,7 +19,7 @@ from smoothscore.errors import UserError
 class Interruption(Callback):
     """When a signal arrives, finish the step, save `last.ckpt`, and end with exit status 128 + the signal's number.
 
-    The signal only sets a flag. All processes agree on it (one step later where there are several) and act between
+    The signal only sets a flag. All processes agree on it (one step later where there are several) and save between
     two optimizer steps, so `--ckpt_path last` goes on bit for bit, wherever in a step the signal came. During a
     validation it is acted on after the next step. In a SLURM job the first process then runs `scontrol requeue`, if
     the signal is one of `requeue`.
@@ -42,32 +42,50 @@ class Interruption(Callback):
         self.signals = [_number(name) for name in signals]
         self.requeue = [_number(name) for name in requeue]
         self._received = 0
+        self._stopping: tuple[signal.Signals, Path | None] | None = None
         self._last_step = 0
         self._agreement: Agreement | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the place of Lightning's handlers, which exchange messages and save from inside the handler."""
-        self._received, self._last_step = 0, trainer.global_step
+        self._received, self._stopping, self._last_step = 0, None, trainer.global_step
         self._agreement = Agreement(trainer) if self.signals else None
         for number in self.signals:
             signal.signal(number, self._note)  # Lightning puts the earlier handlers back when the training ends
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Stop after an optimizer step, if any process was asked to."""
+        """Save after an optimizer step, if any process was asked to stop."""
         if self._agreement is None or trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step
         number = self._agreement.later(self._received)
         if number:
-            self._stop(trainer, number)
+            self._stopping = (signal.Signals(number), _save(trainer))
+
+    # The step's own figures are logged after `on_train_batch_end`, so the end waits for whatever comes next.
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """End, if a signal was heeded."""
+        self._leave(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End, if a signal was heeded."""
+        self._leave(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End, if a signal was heeded."""
+        self._leave(trainer)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received = number
 
-    def _stop(self, trainer: Trainer, number: int) -> None:
-        path = _save(trainer)
+    def _leave(self, trainer: Trainer) -> None:
+        if self._stopping is None:
+            return
+        number, path = self._stopping
+        for logger in trainer.loggers:
+            logger.save()
         kept = f"saved {path}" if path else "saved nothing, since the trainer has no ModelCheckpoint"
-        rank_zero_info(f"{signal.Signals(number).name}: stopped after step {trainer.global_step} and {kept}.")
+        rank_zero_info(f"{number.name}: stopped after step {trainer.global_step} and {kept}.")
         job = _slurm_job()
         if job and path and number in self.requeue:
             if trainer.is_global_zero:

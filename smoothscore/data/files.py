@@ -12,6 +12,8 @@ from pathlib import Path
 from smoothscore.data.decode import SUFFIXES
 from smoothscore.errors import UserError
 
+MOST_BYTES = 1 << 30  # of one file in an archive: a few kilobytes can unpack to more than the memory holds
+
 
 class FileTree(ABC):
     """Files by their names relative to a folder or archive, sorted; hidden ones (".name", "__MACOSX") are left out."""
@@ -72,7 +74,10 @@ class _Zip(FileTree):
         self.names = [name.removeprefix(self._prefix) for name in self.names]
 
     def _read(self, name: str) -> bytes:
-        return self._archive.read(self._prefix + name)
+        info = self._archive.getinfo(self._prefix + name)
+        if info.file_size > MOST_BYTES:
+            raise OSError(f"it would take {info.file_size:,} bytes, more than the {MOST_BYTES:,} of any image")
+        return self._archive.read(info)
 
     def stamp(self, names: Sequence[str]) -> str:
         return stamp_files([self.path])

@@ -77,7 +77,7 @@ def read_checkpoint(path: Path, *, mmap: bool = True) -> dict[str, Any]:
             f"The checkpoint {path} cannot be read ({str(error).splitlines()[0]}): it is damaged, or no checkpoint. "
             f"{_others(path)}"
         ) from error
-    if not isinstance(content, dict) or "state_dict" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"The checkpoint {path} holds no state_dict: it was not written by smoothscore.")
     refuse_foreign_instantiator(content, path)
     if not sealed:
@@ -106,19 +106,29 @@ def load_trained(path: Path | str, *, average: bool = True) -> Trained:
     record = content.get("smoothscore")
     if not isinstance(record, dict) or "config" not in record:
         raise UserError(f"{path} keeps no configuration, so it cannot be opened alone: train with `smoothscore fit`.")
-    config = yaml.safe_load(record["config"])
+    config = _parse_config(record["config"], path)
     refuse_foreign_classes(config, known_by_run(path), path)
     module = build_module(config, path)
     weights = dict(content["state_dict"])
     averages = [
         state["average"]
-        for name, state in content.get("callbacks", {}).items()
-        if name.startswith("EMA") and state.get("average")
+        for name, state in (content.get("callbacks") or {}).items()
+        if str(name).startswith("EMA") and state.get("average")
     ]
     if average and averages:
         weights.update(averages[0])
     fill(module, weights, path)
     return Trained(module.eval().requires_grad_(False), config, int(content.get("global_step", 0)), path)
+
+
+def _parse_config(text: object, source: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(str(text))
+        if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+            raise ValueError("it names no model")
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"The configuration in {source} is damaged ({' '.join(str(error).split())}).") from error
+    return config
 
 
 def known_by_run(path: Path) -> frozenset[str]:
@@ -151,5 +161,5 @@ def fill(module: ScoreModule, weights: Mapping[str, Tensor], source: Path) -> No
     """
     try:
         module.load_state_dict(dict(weights))
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"The weights in {source} do not fit its configuration: {error}") from error

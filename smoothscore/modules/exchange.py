@@ -1,7 +1,7 @@
 """Weights in and out: safetensors with a model card, and checkpoints made of other projects' weights."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from smoothscore.errors import UserError
 from smoothscore.modules.base import ScoreModule
 from smoothscore.modules.checkpoint import Trained, build_module, fill
 from smoothscore.modules.storage import write_checkpoint
+from smoothscore.modules.trust import refuse_foreign_classes
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
@@ -43,11 +44,15 @@ def export_model(trained: Trained, folder: Path, figures: Mapping[str, str]) -> 
     return [folder / name for name in contents]
 
 
-def load_exported(folder: str | Path) -> ScoreModule:
+def load_exported(folder: str | Path, *, trust: Collection[str] = ()) -> ScoreModule:
     """The module that `export_model` wrote, in evaluation mode.
 
+    Args:
+        folder: with model.safetensors and config.json.
+        trust: classes and functions outside of smoothscore that the configuration may name, such as "mine.MyTarget".
+
     Raises:
-        UserError: a missing or damaged file, or weights that do not fit the configuration.
+        UserError: a missing or damaged file, a class that is not trusted, or weights that do not fit.
     """
     folder = Path(folder)
     for name in (WEIGHTS, CONFIG):
@@ -56,8 +61,11 @@ def load_exported(folder: str | Path) -> ScoreModule:
     try:
         config = json.loads((folder / CONFIG).read_text())
         weights = load_file(folder / WEIGHTS)
-    except (SafetensorError, ValueError) as error:
+        if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+            raise ValueError(f"{CONFIG} names no model")
+    except (SafetensorError, ValueError, RecursionError, OSError) as error:
         raise UserError(f"{folder} is damaged ({error}): export the model again.") from error
+    refuse_foreign_classes(config["model"], trust, folder / CONFIG)
     module = build_module(config, folder / CONFIG)
     fill(module, weights, folder / WEIGHTS)
     return module.eval().requires_grad_(False)

@@ -3,7 +3,7 @@
 import importlib.util
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ def refuse_foreign_instantiator(content: Mapping[str, Any], source: Path) -> Non
         UserError: it is another one than Lightning's.
     """
     for part in ("hyper_parameters", "datamodule_hyper_parameters"):
-        wanted = (content.get(part) or {}).get("_instantiator", INSTANTIATOR)
+        given = content.get(part)
+        wanted = given.get("_instantiator", INSTANTIATOR) if isinstance(given, Mapping) else INSTANTIATOR
         if wanted != INSTANTIATOR:
             raise UserError(f"The checkpoint {source} asks for {wanted} to be run (_instantiator), and was not opened.")
 
@@ -38,31 +39,30 @@ def refuse_foreign_classes(config: object, known: Collection[str], source: Path)
     Raises:
         UserError: another class or function.
     """
-    for name in _named(config):
+    for name in sorted(named_classes(config)):
         if name not in known and not _is_ours(name):
             raise UserError(
-                f"{source} asks for {name}, which is not part of smoothscore, and was not opened. If you trust the "
-                "file, put the config.yaml of its run beside it, which says that the run used this class."
+                f"{source} asks for {name}, which is not part of smoothscore, and was not opened. If you trust it: "
+                "a checkpoint opens beside the config.yaml of its run, which names the class; `load_exported` takes it "
+                "as `trust`."
             )
 
 
 def named_classes(config: object) -> set[str]:
     """The classes and functions that a configuration names."""
-    return set(_named(config))
-
-
-def _named(config: object) -> Iterator[str]:
-    if isinstance(config, Mapping):
-        for key, value in config.items():
-            if key in ("class_path", "_class_path") and isinstance(value, str):
-                yield value
-            else:
-                yield from _named(value)
-    elif isinstance(config, (list, tuple)):
-        for value in config:
-            yield from _named(value)
-    elif isinstance(config, str) and _DOTTED.fullmatch(config) and _can_be_imported(config):
-        yield config  # a class or function may be named by itself, without class_path
+    names: set[str] = set()
+    seen: set[int] = set()  # YAML's aliases can make one list stand in a million places
+    waiting = [config]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, str) and _DOTTED.fullmatch(part) and _can_be_imported(part):
+            names.add(part)  # a class or function may be named by itself, without class_path
+        elif isinstance(part, (Mapping, list, tuple)) and id(part) not in seen:
+            seen.add(id(part))
+            waiting.extend(part.values() if isinstance(part, Mapping) else part)
+            if isinstance(part, Mapping):
+                names |= {str(part[key]) for key in ("class_path", "_class_path") if isinstance(part.get(key), str)}
+    return names
 
 
 def _can_be_imported(name: str) -> bool:

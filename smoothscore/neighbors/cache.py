@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -142,6 +143,8 @@ def read_folder(path: str | Path, *, verify: bool = True) -> Folder:
     arrays = {}
     for name, digest in manifest["files"].items():
         try:
+            if not re.fullmatch(r"[\w-]+", name):
+                raise ValueError("its name would lead out of the folder")
             if verify and digest_file(path / f"{name}.npy") != digest:
                 raise ValueError("its bytes differ from what was written")
             # Copy on write: the file stays as it is whatever is done to the array.
