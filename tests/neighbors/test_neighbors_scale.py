@@ -110,9 +110,7 @@ def test_rows_whose_cells_hold_too_few_are_searched_exactly():
 def test_a_recall_under_the_floor_is_refused_before_the_long_search():
     noise = torch.randn(3000, 64, generator=torch.Generator().manual_seed(0))  # the hardest there is
     ready = []
-    with pytest.raises(
-        UserError, match=r"recall of 0\.\d+ on 1,?000 rows.*recall_floor = 0\.95.*more probes \(now 1\)"
-    ):
+    with pytest.raises(UserError, match=r"recall of 0\.\d+ on 1000 rows.*floor = 0\.95.*probes \(now 1\)"):
         search_approximate(noise, 10, index="ivf_flat", probes=1, advance=ready.append)
     assert not ready
     found, accuracy = search_approximate(noise, 10, index="ivf_flat")  # raises its probes until the floor holds
@@ -165,7 +163,7 @@ def test_the_key_has_the_index_and_the_manifest_the_recall(data, tmp_path, capsy
     metas = [json.loads((folder / "manifest.json").read_text())["meta"] for folder in folders]
     assert sorted(meta["index"] for meta in metas) == ["exact", "ivf_flat", "ivf_flat", "ivf_flat"]
     assert all(0.9 <= meta["recall"] <= 1 for meta in metas)
-    assert len(re.findall(r"recall 0\.\d+ on 1,000 rows", capsys.readouterr().out + capsys.readouterr().err)) >= 0
+    assert len(re.findall(r"recall [01]\.\d+ on 1,000 rows", capsys.readouterr().out)) == 3  # printed once each
     # an explicit "exact" is the table that "auto" gives small data
     build_neighbors(data, 5, cache_dir=tmp_path, index="exact")
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == len(calls)
