@@ -56,14 +56,7 @@ def measure(rows: int, index: str, dim: int, latent: int, k: int, probes: int | 
     seconds = time.perf_counter() - start
     NeighborTable(*found)  # checks every row
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    options = {
-        "rows": rows,
-        "dim": dim,
-        "latent": latent,
-        "k": k,
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
-    }
+    options = {"rows": rows, "dim": dim, "latent": latent, "k": k, "cores": os.cpu_count()}
     return {**options, **accuracy._asdict(), "seconds": seconds, "peak_gib": peak / 2**30}
 
 
