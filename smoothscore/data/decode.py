@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 from smoothscore.errors import UserError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".npy"}
+_ORIENTATION = 0x0112  # EXIF
 _UNREADABLE = (UnidentifiedImageError, OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError)
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -40,11 +41,35 @@ def decode_image(path: Path, size: int, *, content: bytes | None = None, crop: i
     except _UNREADABLE as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(
-            f"{path} cannot be read as an image ({error}): mend or remove it, or set skip_bad to leave such files out."
-        ) from error
+        raise unreadable(path, error) from error
     square = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
+
+
+def picture_size(path: Path, content: bytes) -> tuple[int, int]:
+    """Width and height of an image file in pixels, as `decode_image` sees it before it crops; nothing is decoded.
+
+    Raises:
+        UserError: a file that is no image; it is named.
+    """
+    try:
+        file = io.BytesIO(content)
+        if path.suffix.lower() == ".npy":
+            return _open_array(path, file).size
+        with Image.open(file) as image:
+            turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+            return (image.height, image.width) if turned else image.size
+    except _UNREADABLE as error:
+        if isinstance(error, UserError):
+            raise
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> UserError:
+    """The error for a file that is no image."""
+    return UserError(
+        f"{path} cannot be read as an image ({error}): mend or remove it, or set skip_bad to leave such files out."
+    )
 
 
 def shrink(pixels: Tensor, size: int) -> Tensor:
