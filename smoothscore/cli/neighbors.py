@@ -64,6 +64,7 @@ def _import(options: Namespace) -> None:
         options.indices,
         options.distances,
         squared=options.squared,
+        k=options.k,
         with_self=options.with_self,
         engine=options.engine,
         recall_floor=options.recall_floor,
@@ -120,6 +121,7 @@ def _parser(name: str) -> ArgumentParser:
     taken.add_argument("--indices", type=str, required=True, nargs="+", metavar="NPY", help="int64 [m, K], in order")
     taken.add_argument("--distances", type=str, required=True, nargs="+", metavar="NPY", help="float32 [m, K]")
     taken.add_argument("--squared", type=bool, required=True, help="whether the distances are squared")
+    taken.add_argument("--k", type=int | None, help="neighbors to keep, the image itself included; by default all")
     taken.add_argument("--with_self", type=bool, default=False, help="whether every row lists itself; it is dropped")
     taken.add_argument("--engine", type=str, default="imported", help="what the table calls the search")
     taken.add_argument("--recall_floor", type=float, default=0.95, help="recall under which the table is refused")

@@ -140,24 +140,29 @@ def measure_recall(rows: Tensor, found: Tensor, ids: Tensor) -> float:
     return float(_recall(search.given(ids, found).distances, search.truth(ids).distances).mean())
 
 
-def exact_distances(rows: Tensor, found: Tensor, *, advance: Callable[[int], object] | None = None) -> Neighbors:
+def exact_distances(
+    rows: Tensor, found: Tensor, ids: Tensor | None = None, *, advance: Callable[[int], object] | None = None
+) -> Neighbors:
     """Compute the distances of neighbors found elsewhere, and sort every row by distance and index.
 
     Args:
-        rows: [M, d], float32 or uint8.
-        found: int64 [M, k], each row itself first.
+        rows: All rows, [M, d], float32 or uint8.
+        found: int64 [n, k], each row itself first.
+        ids: int64 [n], whose neighbors they are; None: all rows, in order.
         advance: Called with the number of rows that became ready.
 
     Returns:
-        Neighbors as of the exact search.
+        Neighbors as of the exact search, [n, k].
     """
     search = _Search(require_faiss(), Points(rows), found.shape[1], None)
     indices, distances = torch.empty_like(found), torch.empty(found.shape)
-    for ids in search.blocks(torch.arange(len(rows))):
-        part = slice(int(ids[0]), int(ids[-1]) + 1)
-        indices[part], distances[part] = search.given(ids, found[part])
+    start = 0
+    for part in search.blocks(torch.arange(len(rows)) if ids is None else ids):
+        span = slice(start, start + len(part))
+        indices[span], distances[span] = search.given(part, found[span])
+        start = span.stop
         if advance is not None:
-            advance(len(ids))
+            advance(len(part))
     return Neighbors(indices, distances)
 
 

@@ -16,7 +16,7 @@ from smoothscore.neighbors.shards import finish_features, read_features, write_f
 from smoothscore.neighbors.table import Accuracy, NeighborTable
 
 _ROWS = 1 << 16  # checked at a time
-_SAME = 0.05  # relative: the given distances may differ so much from true ones before their meaning is in doubt
+_SAME = 0.2  # relative: codes give distances so far from the true ones, a square or other features farther
 
 
 def export_features(
@@ -56,6 +56,7 @@ def import_table(
     distances: Sequence[str | Path],
     *,
     squared: bool,
+    k: int | None = None,
     with_self: bool = False,
     engine: str = "imported",
     recall_floor: float = 0.95,
@@ -72,6 +73,8 @@ def import_table(
         indices: Files int64 [m, K], which together have a row for each of the M images, in their order.
         distances: Files float32 [m, K] beside them.
         squared: Whether the distances are squared.
+        k: Keep so many neighbors, the image itself included, after the distances were computed anew: an engine that
+            works with codes is asked for more. None: all.
         with_self: Whether every row lists itself too; it is then dropped by its id, wherever it stands, and rows
             that lack it lose their last neighbor.
         engine: What to call the search in the table.
@@ -79,7 +82,7 @@ def import_table(
         progress: Show a progress bar once it takes more than two seconds.
 
     Returns:
-        NeighborTable with k = K + 1, or K where ``with_self`` is set; the image itself comes first.
+        NeighborTable of k neighbors, by default K + 1, or K where ``with_self`` is set; the image itself comes first.
 
     Raises:
         UserError: If a check fails: the file, or the first bad row, is named.
@@ -90,6 +93,9 @@ def import_table(
     if given.shape != lengths.shape:
         raise UserError(f"indices are {list(given.shape)} and distances {list(lengths.shape)}: give files that match.")
     own = given.shape[1] + (0 if with_self else 1)
+    k = own if k is None else k
+    if not 1 <= k <= own:
+        raise UserError(f"k = {k} cannot be kept of {own} neighbors (itself included): ask the engine for more.")
     neighbors = torch.empty(len(rows), own, dtype=torch.int64)
     for start in range(0, len(rows), _ROWS):
         part = slice(start, start + _ROWS)
@@ -99,11 +105,13 @@ def import_table(
     sample = order[:SAMPLE].sort().values
     few = sample[:: max(1, len(sample) // 200)]
     _check_meaning(rows, given[few], lengths[few], few, squared)
-    accuracy = Accuracy(engine, measure_recall(rows, neighbors[sample], sample), len(sample))
+    kept = exact_distances(rows, neighbors[sample], sample).indices[:, :k]
+    accuracy = Accuracy(engine, measure_recall(rows, kept, sample), len(sample))
     check_recall(accuracy, recall_floor)
     with tqdm(total=len(rows), desc="exact distances", unit="row", disable=not progress, delay=2) as bar:
         found = exact_distances(rows, neighbors, advance=bar.update)
-    return NeighborTable(*found, space=str(meta["space"]), data_digest=str(meta["data"]), accuracy=accuracy)
+    cut = (part[:, :k].contiguous() for part in found)
+    return NeighborTable(*cut, space=str(meta["space"]), data_digest=str(meta["data"]), accuracy=accuracy)
 
 
 def _join(paths: Sequence[str | Path], dtype: "np.dtype[np.generic]", total: int) -> Tensor:

@@ -195,6 +195,21 @@ def test_a_poor_search_is_refused_by_its_recall(exported, images, extractor, eng
     assert table.accuracy.recall == pytest.approx(5 / 9, abs=1e-3)
 
 
+def test_more_candidates_of_a_rough_engine_are_ranked_anew(exported, images, extractor, engine, tmp_path):
+    wide = Engine(tmp_path, extract_features(images, extractor, batch_size=50, progress=False), 40)
+    noise = 1 + 0.1 * np.random.default_rng(0).standard_normal(wide.distances.shape).astype(np.float32)
+    order = (wide.distances * noise).argsort(1)
+    wide.indices = np.take_along_axis(wide.indices, order, 1)
+    wide.distances = np.take_along_axis(wide.distances * noise, order, 1)
+    indices, distances = wide.save()
+    table = import_table(exported, indices, distances, squared=False, k=10)
+    expected = build_neighbors(images, 10, extractor=extractor, batch_size=50)
+    assert (table.indices == expected.indices).float().mean() > 0.995
+    assert table.k == 10
+    with pytest.raises(UserError, match="k = 42 cannot be kept of 41"):
+        import_table(exported, indices, distances, squared=False, k=42)
+
+
 def test_the_command_line_goes_all_the_way(tmp_path, monkeypatch, capsys):
     """Export, another engine, import, and training data that take the imported table."""
     from smoothscore.data import Emoji
