@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+pytest_plugins = ["tests.robustness.tally"]
+
 
 @pytest.fixture(scope="session")
 def emoji() -> Tensor:

@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
@@ -9,8 +10,11 @@ import yaml
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 
 from smoothscore import __version__
+from smoothscore.callbacks.interruption import validation_due
 from smoothscore.callbacks.logger import run_folder
 from smoothscore.data.samples import write_atomically
 
@@ -40,7 +44,8 @@ class RunRecord(SaveConfigCallback):
                 self.save_config(trainer, pl_module, stage)
                 self.already_saved = True
         self._start: float | None = None
-        self._behind = False
+        self._behind = False  # the logs, behind the last checkpoint
+        self._in_step = False
         self._steps: deque[float] = deque(maxlen=100)
 
     @property
@@ -59,10 +64,21 @@ class RunRecord(SaveConfigCallback):
         self._behind = True
         config = yaml.safe_load(self.text)
         parts = {name: config[name] for name in ("model", "data", "trainer") if name in config}
-        checkpoint["smoothscore"] = {"version": __version__, "config": yaml.safe_dump(parts)}
+        due = self._in_step and validation_due(trainer)
+        checkpoint["smoothscore"] = {"version": __version__, "config": yaml.safe_dump(parts), "validation_due": due}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Say what a resumed run cannot make up for."""
+        record = checkpoint.get("smoothscore")
+        if trainer.state.fn == TrainerFn.FITTING and isinstance(record, Mapping) and record.get("validation_due"):
+            rank_zero_warn(
+                f"The run was stopped before the validation after step {checkpoint['global_step']} had ended, and "
+                "resuming does not repeat it: run `smoothscore validate` with the same --config and --ckpt_path for it."
+            )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Time from one step's start to the next, so that loading counts and no device is waited for."""
+        self._in_step = False
         self._flush(trainer)
         now = time.perf_counter()
         if self._start is not None:
@@ -70,8 +86,13 @@ class RunRecord(SaveConfigCallback):
             pl_module.log("train/step_ms", median(self._steps))
         self._start = now
 
+    def on_train_batch_end(self, *args: Any) -> None:
+        """From here to the validation, or to the next step, checkpoints stand before a validation that may follow."""
+        self._in_step = True
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation is no part of a step."""
+        self._in_step = False
         self._flush(trainer)
         self._start = None
 

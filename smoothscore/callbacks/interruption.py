@@ -21,8 +21,8 @@ class Interruption(Callback):
 
     The signal only sets a flag. All processes agree on it (one step later where there are several) and save between
     two optimizer steps, so `--ckpt_path last` goes on bit for bit, wherever in a step the signal came. During a
-    validation it is acted on after the next step. In a SLURM job the first process then runs `scontrol requeue`, if
-    the signal is one of `requeue`.
+    validation, or just before one, it is acted on after the next step; a training whose last step is done ends as
+    usual. In a SLURM job the first process then runs `scontrol requeue`, if the signal is one of `requeue`.
 
     `smoothscore fit` always has this callback (`--interruption.signals '[]'` turns it off). In Python, put it behind
     the EMA callback in the list, so that the average is saved after its update.
@@ -41,14 +41,14 @@ class Interruption(Callback):
     ) -> None:
         self.signals = [_number(name) for name in signals]
         self.requeue = [_number(name) for name in requeue]
-        self._received = 0
+        self._received = self._agreed = 0
         self._stopping: tuple[signal.Signals, Path | None] | None = None
         self._last_step = 0
         self._agreement: Agreement | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the place of Lightning's handlers, which exchange messages and save from inside the handler."""
-        self._received, self._stopping, self._last_step = 0, None, trainer.global_step
+        self._received, self._agreed, self._stopping, self._last_step = 0, 0, None, trainer.global_step
         self._agreement = Agreement(trainer) if self.signals else None
         for number in self.signals:
             signal.signal(number, self._note)  # Lightning puts the earlier handlers back when the training ends
@@ -58,9 +58,10 @@ class Interruption(Callback):
         if self._agreement is None or trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step
-        number = self._agreement.later(self._received)
-        if number:
-            self._stopping = (signal.Signals(number), _save(trainer))
+        self._agreed = self._agreed or self._agreement.later(self._received)
+        # A checkpoint between a step and its validation would resume without the validation.
+        if self._agreed and not validation_due(trainer):
+            self._stopping = (signal.Signals(self._agreed), _save(trainer))
 
     # The step's own figures are logged after `on_train_batch_end`, so the end waits for whatever comes next.
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
@@ -92,6 +93,12 @@ class Interruption(Callback):
                 _requeue(job, path)
             trainer.strategy.barrier("requeued")  # srun may end the others' work as soon as one process has ended
         raise SystemExit(128 + number)
+
+
+def validation_due(trainer: Trainer) -> bool:
+    """Whether a validation follows the training batch that has just ended."""
+    loop = trainer.fit_loop
+    return loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 
 
 def _save(trainer: Trainer) -> Path | None:

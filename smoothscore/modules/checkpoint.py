@@ -1,6 +1,5 @@
 """A trained module, opened alone from its checkpoint."""
 
-import re
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,7 +17,7 @@ import smoothscore.networks  # noqa: F401  # imported, so that class_path takes 
 from smoothscore.data import ImageDataModule
 from smoothscore.data.rebuild import build_data, parse_again
 from smoothscore.data.seal import check_seal
-from smoothscore.errors import UserError
+from smoothscore.errors import UserError, why_unreadable
 from smoothscore.modules.base import ScoreModule
 from smoothscore.modules.trust import named_classes, refuse_foreign_classes, refuse_foreign_instantiator
 
@@ -70,11 +69,8 @@ def read_checkpoint(path: Path, *, mmap: bool = True) -> dict[str, Any]:
         sealed = check_seal(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch raises many kinds for damaged archives
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if asked:
-            raise UserError(f"The checkpoint {path} asks for {asked[1]} to be run, and was not opened.") from error
         raise UserError(
-            f"The checkpoint {path} cannot be read ({str(error).splitlines()[0]}): it is damaged, or no checkpoint. "
+            f"The checkpoint {path} cannot be read ({why_unreadable(error)}): it is damaged, or no checkpoint. "
             f"{_others(path)}"
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from smoothscore.errors import UserError
+from smoothscore.errors import UserError, why_unreadable
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -159,9 +159,8 @@ def load_weights(network: nn.Module, path: str) -> None:
     except FileNotFoundError as error:
         raise UserError(f"there is no weights file {path}: pass the path of an existing one.") from error
     except (OSError, RuntimeError, EOFError, UnpicklingError, TypeError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            f"the weights file {path} cannot be loaded into {type(network).__name__} ({' '.join(reason[:2]).strip()}): "
+            f"the weights file {path} cannot be loaded into {type(network).__name__} ({why_unreadable(error)}): "
             "pass an undamaged state dict of exactly this network."
         ) from error
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from smoothscore.errors import UserError
+from smoothscore.errors import UserError, why_unreadable
 from smoothscore.networks.blocks import Attention, ResBlock
 from smoothscore.networks.fir import FirConv
 from smoothscore.networks.ncsnpp import FourierWaves, Head, NCSNpp
@@ -67,8 +67,8 @@ def _read(path: Path, *, ema: bool) -> dict[str, Tensor]:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged archives
         raise UserError(
-            f"The checkpoint {path} cannot be read without running code it may hold ({str(error).splitlines()[0]}): "
-            "it is damaged, or no checkpoint of score_sde_pytorch."
+            f"The checkpoint {path} cannot be read ({why_unreadable(error)}): it is damaged, or no checkpoint of "
+            "score_sde_pytorch."
         ) from error
     if not isinstance(content, Mapping) or not {"model", "ema"} <= content.keys():
         raise UserError(f"{path} holds no `model` and `ema`: it is no checkpoint of score_sde_pytorch.")

@@ -1,0 +1,65 @@
+"""A pytest plugin that adds up what the robustness tests tried, and writes it down: `pytest --tally PAGE.md`.
+
+The counts lie beside the page as .json. A test that runs again replaces its own, so the long forms may run in parts.
+"""
+
+import json
+import os
+import platform
+from pathlib import Path
+
+import pytest
+
+_KEY = pytest.StashKey[dict]()
+TITLE = """# What a run and its files survive
+Written by `make test-long`. *Tried* counts attacks: kills, flipped bytes, truncations, hostile files, drawn cases.
+*Survived* means that the result was the same as without the attack, bit for bit where the row says so; *detected*
+that the attack was refused with an error that names the file. Every attack has to end in one of the two, or the tests
+fail: there is no third column.
+"""
+
+
+class Tally:
+    """Counts of one test, under the name of what it tries."""
+
+    def __init__(self, counts, test):
+        self._counts, self._test = counts, test
+
+    def __call__(self, what, *, survived=0, detected=0):
+        entry = self._counts.setdefault(what, {}).setdefault(self._test, [0, 0])
+        entry[0] += survived
+        entry[1] += detected
+
+
+def pytest_addoption(parser):
+    parser.addoption("--tally", metavar="PAGE", help="write the counts of the robustness tests to PAGE.md")
+
+
+def pytest_configure(config):
+    config.stash[_KEY] = {}
+
+
+@pytest.fixture
+def tally(request):
+    """`tally("kills", survived=1)` once an attack has come out well."""
+    return Tally(request.config.stash[_KEY], request.node.nodeid)
+
+
+def pytest_sessionfinish(session):
+    page = session.config.getoption("--tally")
+    if page is None or not session.config.stash[_KEY]:
+        return
+    page = Path(page)
+    store = page.with_suffix(".json")
+    counts = json.loads(store.read_text()) if store.is_file() else {}
+    for what, tests in session.config.stash[_KEY].items():
+        counts.setdefault(what, {}).update(tests)
+    store.write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n")
+    rows = ["| what | tried | survived | detected |", "|---|---|---|---|"]
+    for what, tests in sorted(counts.items()):
+        survived, detected = (sum(column) for column in zip(*tests.values(), strict=True))
+        rows.append(f"| {what} | {survived + detected:,} | {survived:,} | {detected:,} |")
+    machine = (
+        f"\n{os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}.\n"
+    )
+    page.write_text(TITLE + "\n" + "\n".join(rows) + "\n" + machine)
