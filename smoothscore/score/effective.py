@@ -1,23 +1,17 @@
 """The temperature at which a chosen number of neighbors speaks."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from smoothscore.errors import UserError
 from smoothscore.schedules import EffectiveNeighbors
 
-_TIE = 1e-6  # of the largest gap between log-weights: what is nearer to the top is a tie, told apart by rounding only
-_POINTS = 8  # of each search of the bracket, all at once
-_SEARCHES = 2  # each narrows the bracket of ln 1/T to a ninth
-_STEPS = 2  # of Newton's, from a bracket that is narrow by then
+_TIE = 8  # roundings of a log-weight: what is nearer to the top is a tie
+_POINTS = 8  # of a search, all at once
+_SEARCHES = 2  # each narrows the bracket to a ninth
+_STEPS = 2  # of Newton's
 _LEAST = 1e-6  # nats of entropy: a target this near to its end is at its end
-
-
-class _Entropy(NamedTuple):
-    value: Tensor  # H, nats
-    variance: Tensor  # of the log-weights over T; dH/d ln(1/T) = −variance
+_FAR = 1e10  # a gap, in units of the largest, at which nothing is left of a weight at any T that is looked at
 
 
 def solve_temperature(log_weight: Tensor, number: Tensor | float, mask: Tensor | None = None) -> Tensor:
@@ -38,57 +32,59 @@ def solve_temperature(log_weight: Tensor, number: Tensor | float, mask: Tensor |
     Returns:
         T [B, 1] > 0, of log_weight's type; exp H is within 1e-3 of n, relative, and mostly within 1e-5.
     """
-    taken = torch.ones_like(log_weight[:1], dtype=torch.bool) if mask is None else mask
-    top = log_weight.where(taken, -torch.inf).amax(1, keepdim=True)
-    gap = (top - log_weight).where(taken, 0.0)
-    scale = gap.amax(1, keepdim=True)
-    scale = scale.where(scale > 0, 1.0)
+    top = (log_weight if mask is None else log_weight.where(mask, -torch.inf)).amax(1, keepdim=True)
+    gap = top - log_weight
+    counts = gap > _TIE * torch.finfo(gap.dtype).eps * top.abs()
+    gap = gap * (counts if mask is None else counts & mask)
+    scale = gap.amax(1, keepdim=True).clamp_min_(torch.finfo(gap.dtype).tiny)  # 0 where all are ties
     gap = (gap / scale).float()
-    gap = gap.where(gap > _TIE, 0.0)
-    taken = taken.expand_as(gap)
-
-    count, ties = taken.sum(1).float(), (taken & (gap == 0)).sum(1).float()
-    low, high = ties.log(), count.log()
-    number = torch.as_tensor(number, dtype=torch.float32, device=gap.device).expand_as(count)
-    target = torch.maximum(torch.minimum(number.log(), high - _LEAST), low + _LEAST)
     least_gap = gap.where(gap > 0, 1.0).amin(1)
+    size = torch.full_like(least_gap, gap.shape[1]) if mask is None else mask.sum(1).to(gap.dtype)
+    if mask is not None:
+        gap = gap.where(mask, _FAR)
+    low, high = (gap == 0).sum(1).to(gap.dtype).log_(), size.log()
+    number = torch.as_tensor(number, dtype=gap.dtype, device=gap.device)
+    target = number.log()
+    reached = torch.maximum(torch.minimum(target, high - _LEAST), low + _LEAST)
 
     # With β = 1/T: H ≥ ln K − β max gap; and H − ln m ≤ (K − m)/m (1 + y) e^−y ≤ 1.22 K/m e^(−y/2), y = β min gap ≥ 1.
-    start = (high - target).clamp_min(_LEAST).log()
-    room = (1.22 * count / (ties * (target - low).clamp_min(_LEAST))).log().clamp_min(0.5)
-    stop = torch.maximum((2 * room / least_gap).log(), start)
-    fraction = torch.arange(1, _POINTS + 1, device=gap.device) / (_POINTS + 1)
-    part = taken.to(gap.dtype)
+    logit, span = _logit(reached, low, high), high - low
+    stop = ((1.65 + span - (reached - low).log()) * 2 / least_gap).log_()
+    start = torch.minimum((high - reached).log_(), stop)
+    points = torch.arange(1, _POINTS + 1, dtype=gap.dtype, device=gap.device)
     for _ in range(_SEARCHES):
-        width = stop - start
-        entropy = _entropy(gap, part, start[:, None] + width[:, None] * fraction).value
-        passed = (entropy > target[:, None]).sum(1)
-        start, stop = start + width * passed / (_POINTS + 1), start + width * (passed + 1) / (_POINTS + 1)
-    at = (start + stop) / 2
+        width = (stop - start) / (_POINTS + 1)
+        entropy, _ = _entropy(gap, torch.addcmul(start[:, None], width[:, None], points))
+        start = torch.addcmul(start, width, (entropy > reached[:, None]).sum(1))
+        stop = start + width
+    at = start + width / 2
     for _ in range(_STEPS):
-        entropy, variance = (found.squeeze(1) for found in _entropy(gap, part, at[:, None]))
-        above = entropy > target
-        start, stop = torch.where(above, at, start), torch.where(above, stop, at)
-        tiny = torch.finfo(gap.dtype).tiny
-        below_end, above_end = (high - entropy).clamp_min(tiny), (entropy - low).clamp_min(tiny)
-        miss = (above_end / below_end).log() - ((target - low) / (high - target)).log()
-        slope = (variance * (1 / below_end + 1 / above_end)).clamp_min(tiny)
-        at = torch.minimum(torch.maximum(at + (miss / slope).clamp(-0.5, 1.0).log1p(), start), stop)
-    # e^−100 is nothing in float32
-    inverse = torch.where(number.log() <= low + _LEAST, (100 + 2 * high) / least_gap, at.exp())
-    temperature = torch.where(number >= count, torch.inf, 1 / inverse)
+        entropy, variance = (found.squeeze(1) for found in _entropy(gap, at[:, None]))
+        odds = _logit(entropy, low, high)
+        slope = variance * span / ((entropy - low) * (high - entropy))
+        step = ((odds - logit) / slope).nan_to_num_(0.0).clamp_(-0.5, 1.0)
+        at = torch.minimum(torch.maximum(at + step.log1p_(), start), stop)
+    temperature = (-at).exp()
+    # with e^−100 there is nothing left of a weight in float32
+    temperature = torch.where(target <= low, least_gap / (100 + 2 * high), temperature)
+    temperature = torch.where(number >= size, torch.inf, temperature)
     return scale * temperature[:, None].to(scale.dtype)
 
 
-def _entropy(gap: Tensor, part: Tensor, log_inverse: Tensor) -> _Entropy:
-    """H and the variance at ln(1/T) [B, G] for gaps [B, K] and part [B, K], 1 where a neighbor takes part."""
-    energy = log_inverse.exp().unsqueeze(2) * gap.unsqueeze(1)
-    weight = energy.neg().exp_().mul_(part.unsqueeze(1))
+def _logit(entropy: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    tiny = torch.finfo(entropy.dtype).tiny
+    return ((entropy - low).clamp_min_(tiny) / (high - entropy).clamp_min_(tiny)).log_()
+
+
+def _entropy(gap: Tensor, log_inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """H in nats and its slope −dH/d ln(1/T), the variance of ℓ/T, at ln(1/T) [B, G] for gaps [B, K]; each [B, G]."""
+    energy = log_inverse.exp().neg_().unsqueeze(2) * gap.unsqueeze(1)
+    weight = energy.exp()
     total = weight.sum(2)
     weight *= energy
     mean = weight.sum(2) / total
     square = weight.mul_(energy).sum(2) / total
-    return _Entropy(total.log() + mean, (square - mean * mean).clamp_min_(0))
+    return total.log() - mean, square - mean * mean
 
 
 def effective_temperature(

@@ -7,9 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from smoothscore.distances import full_precision
 from smoothscore.errors import UserError
-from smoothscore.score.weights import check_temperature, optimal_weights
+from smoothscore.schedules import EffectiveNeighbors
+from smoothscore.score.effective import effective_temperature
+from smoothscore.score.weights import check_temperature, optimal_log_weight, optimal_weights
 
+AnyTemperature = float | Tensor | Callable[[Tensor], Tensor] | EffectiveNeighbors
 Scale = Literal["optimal", "scheduled"]
 BLOCK_BYTES = {"cpu": 2**22, "cuda": 2**27}  # differences of one block: in cache on a CPU, a full launch on a GPU
 
@@ -18,7 +22,7 @@ def smoothed_target(
     x: Tensor,
     centers: Tensor,
     sigma: Tensor | float,
-    temperature: float | Tensor | Callable[[Tensor], Tensor] = 1.0,
+    temperature: AnyTemperature = 1.0,
     scale: Scale = "optimal",
     mask: Tensor | None = None,
 ) -> Tensor:
@@ -32,9 +36,11 @@ def smoothed_target(
     Args:
         x: noisy images [B, *S].
         centers: neighbors of each clean image [B, K, *S], values in [0, 1], of x's type.
-        sigma: the sample's own noise level, [B] or a float; only `scale="scheduled"` uses it.
-        temperature: T > 0: a float, [B], or [B, K]; or a function of σ, evaluated at each center's σ*_k (the paper's
-            literal T*_k = T(σ*_k), which keeps the constant −d/2 of f).
+        sigma: the sample's own noise level, [B] or a float; used by `scale="scheduled"`, and by an n that changes
+            with σ.
+        temperature: T > 0: a float, [B], or [B, K]; a function of σ, evaluated at each center's σ*_k (the paper's
+            literal T*_k = T(σ*_k), which keeps the constant −d/2 of f); or `EffectiveNeighbors`, the T of each sample
+            at which n of its centers speak. On a center itself, that center alone speaks at any finite T.
         scale: which noise level divides the differences.
         mask: [B, K], True where a center takes part; at least one in each row.
 
@@ -42,37 +48,62 @@ def smoothed_target(
         [B, *S], of x's type.
 
     Raises:
-        UserError: shapes that do not fit, an unknown scale, a temperature ≤ 0.
+        UserError: shapes that do not fit, an unknown scale, a temperature ≤ 0, n below 1 or above K.
 
     Source: arXiv 2601.19285, Eq. (10).
     """
     batch, k = _check(x, centers, temperature, scale, mask)
     dim = x[0].numel()
-    flat_x, flat_centers = x.reshape(batch, 1, dim), centers.reshape(batch, k, dim)
-    sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1).expand(batch, 1)
-    if isinstance(temperature, Tensor):
-        temperature = temperature.reshape(batch, -1)
+    flat_x, flat_centers = x.reshape(batch, dim), centers.reshape(batch, k, dim)
+    sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1).expand(batch)
+    distance_sq = _distances_sq(flat_x, flat_centers)
+    weights = optimal_weights(distance_sq, dim, _temperature(temperature, distance_sq, dim, sigma, mask), mask)
+    if scale == "optimal":
+        coefficient = torch.where(distance_sq > 0, weights * dim / distance_sq, 0.0)
+    else:
+        coefficient = weights / sigma[:, None].double() ** 2
+    return _weighted_differences(flat_x, flat_centers, coefficient, distance_sq.argmin(1)).view_as(x)
 
-    target = torch.empty_like(flat_x)
-    block_bytes = BLOCK_BYTES.get(x.device.type, BLOCK_BYTES["cuda"])
-    rows = max(1, block_bytes // (k * dim * x.element_size()))
+
+def _temperature(
+    temperature: AnyTemperature, distance_sq: Tensor, dim: int, sigma: Tensor, mask: Tensor | None
+) -> float | Tensor:
+    """T as a number, [B, 1] or [B, K], from squared distances [B, K]."""
+    if isinstance(temperature, EffectiveNeighbors):
+        safe = distance_sq.clamp_min(torch.finfo(distance_sq.dtype).tiny)
+        return effective_temperature(temperature, optimal_log_weight(safe, dim), sigma, mask)
+    if callable(temperature):
+        return temperature((distance_sq / dim).sqrt())
+    return temperature.reshape(len(distance_sq), -1) if isinstance(temperature, Tensor) else temperature
+
+
+def _distances_sq(x: Tensor, centers: Tensor) -> Tensor:
+    """‖x − μ_k‖² in float64 [B, K], a block at a time.
+
+    Differences, not ‖x‖² − 2xμ + ‖μ‖²: the exponent of a weight is d/2 times the relative error of the distance.
+    """
+    batch, k, dim = centers.shape
+    found = torch.empty(batch, k, dtype=torch.float64, device=x.device)
+    rows = max(1, BLOCK_BYTES.get(x.device.type, BLOCK_BYTES["cuda"]) // (k * dim * x.element_size()))
     for start in range(0, batch, rows):
         block = slice(start, start + rows)
-        # Differences, not ‖x‖² − 2xμ + ‖μ‖²: the exponent is d/2 times the relative error of the distance.
-        difference = flat_centers[block] - flat_x[block]
-        distance_sq = _row_norm_sq(difference)
-        sigma_star = (distance_sq / dim).sqrt()
-        if callable(temperature):
-            block_temperature: float | Tensor = temperature(sigma_star)
-        else:
-            block_temperature = temperature[block] if isinstance(temperature, Tensor) else temperature
-        weights = optimal_weights(distance_sq, dim, block_temperature, None if mask is None else mask[block])
-        if scale == "optimal":
-            coefficient = torch.where(distance_sq > 0, weights / sigma_star**2, 0.0)
-        else:
-            coefficient = weights / sigma[block].double() ** 2
-        torch.bmm(coefficient.to(x.dtype).unsqueeze(1), difference, out=target[block])
-    return target.view_as(x)
+        found[block] = _row_norm_sq(centers[block] - x[block, None])
+    return found
+
+
+def _weighted_differences(x: Tensor, centers: Tensor, coefficient: Tensor, nearest: Tensor) -> Tensor:
+    """Σ_k c_k (μ_k − x) [B, d], for coefficients [B, K].
+
+    The nearest center's difference is taken directly: close to it a sum over centers less a multiple of x would be
+    the difference of equals. The others are a product, which reads the centers once and stores no differences.
+    """
+    row = torch.arange(len(x), device=x.device)
+    own = coefficient[row, nearest, None].to(x.dtype)
+    far = coefficient.index_put((row, nearest), coefficient.new_zeros(()))
+    scaled = x * far.sum(1, keepdim=True).to(x.dtype)
+    with full_precision(x.device):
+        target = torch.baddbmm(scaled.unsqueeze(1), far.to(x.dtype).unsqueeze(1), centers, beta=-1).squeeze(1)
+    return target.addcmul_(own, centers[row, nearest] - x)
 
 
 def _row_norm_sq(rows: Tensor) -> Tensor:
