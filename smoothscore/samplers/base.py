@@ -168,13 +168,15 @@ class Sampler(ABC):
         counted = Counted(score)
         finite = FiniteWatch(1 if device.type == "cpu" else 32)
         with tqdm(total=self.num_steps, disable=not progress, desc=type(self).__name__, unit="step") as bar:
-            for number, step in enumerate(self.walk(counted, x, noise), start=1):
-                finite.see(number, step.sigma, step.x)
-                if on_step is not None:
-                    on_step(number, step)
-                bar.update()
-                x = step.x
-        finite.settle()
+            try:
+                for number, step in enumerate(self.walk(counted, x, noise), start=1):
+                    finite.see(number, step.sigma, step.x)
+                    if on_step is not None:
+                        on_step(number, step)
+                    bar.update()
+                    x = step.x
+            finally:
+                finite.settle()  # also where a walk stumbles over what is not finite before it is looked for
         self.nfe = counted.nfe
         return x
 

@@ -11,13 +11,18 @@ Score = Callable[[Tensor, Tensor], Tensor]
 """(x [B, *S], sigma [B], both on one device) -> score [B, *S]."""
 
 
-def is_blind(score: Score) -> bool:
-    """Whether a score, or the object whose method it is, says `conditioned = False`: that it never looks at σ."""
+def says(score: Score, name: str) -> bool | None:
+    """What a score, or the object whose method it is, says of itself under a name; None where it says nothing."""
     for carrier in (score, getattr(score, "__self__", None)):
-        conditioned = getattr(carrier, "conditioned", None)
-        if conditioned is not None:
-            return not conditioned
-    return False
+        said = getattr(carrier, name, None)
+        if said is not None:
+            return bool(said)
+    return None
+
+
+def is_blind(score: Score) -> bool:
+    """Whether a score says `conditioned = False`: that it never looks at σ, but to scale what a network returns."""
+    return says(score, "conditioned") is False
 
 
 class Counted:
@@ -26,6 +31,7 @@ class Counted:
     def __init__(self, score: Score) -> None:
         self.score = score
         self.nfe = 0
+        self.ignores_sigma = says(score, "ignores_sigma") is True  # not even to scale what it returns
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Score at x [B, *S] and σ (a number or [B]), in x's type."""
