@@ -63,6 +63,7 @@ class EmpiricalScore(ABC):
     """
 
     conditioned = False  # whether it looks at sigma
+    ignores_sigma = True  # whether its values are the same at any sigma, its length included
 
     def __init__(self, data: Tensor, *, memory_budget: int = 2**28) -> None:
         self.centers = Centers(data, memory_budget=memory_budget, keep=_KEEP)
@@ -156,6 +157,7 @@ class Conditioned(EmpiricalScore):
     """
 
     conditioned = True
+    ignores_sigma = False
 
     def _radial(self, query: Query, value: Tensor, sigma: Tensor | None) -> Radial:
         if sigma is None:
