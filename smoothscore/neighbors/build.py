@@ -19,7 +19,7 @@ from smoothscore.neighbors.approximate import Kind, choose_index, search_approxi
 from smoothscore.neighbors.cache import cached, digest_key, digest_module, digest_tensor
 from smoothscore.neighbors.extract import extract_features
 from smoothscore.neighbors.features import Pixels, extractor_name
-from smoothscore.neighbors.index import Neighbors, require_faiss, search
+from smoothscore.neighbors.index import Neighbors, num_gpus, require_faiss, search
 from smoothscore.neighbors.processes import ALONE, Group
 from smoothscore.neighbors.shards import finish_features, read_features, write_features
 from smoothscore.neighbors.table import EXACT, NeighborTable
@@ -175,9 +175,10 @@ def _search_classes(rows: Tensor, k: int, classes: list[Tensor], advance: Callab
         distances[members] = found.distances
         return len(members)
 
-    workers = min(len(classes), faiss.omp_get_max_threads())
-    # The classes are what runs in parallel, so each is searched by one thread.
-    with ThreadPoolExecutor(workers, initializer=lambda: faiss.omp_set_num_threads(1)) as pool:
+    cores = int(faiss.omp_get_max_threads())
+    workers = 1 if num_gpus(faiss) else min(len(classes), cores)
+    # The classes are what runs in parallel, so each has its share of the cores.
+    with ThreadPoolExecutor(workers, initializer=lambda: faiss.omp_set_num_threads(cores // workers)) as pool:
         for count in pool.map(one, classes):
             advance(count)
     return Neighbors(indices, distances)

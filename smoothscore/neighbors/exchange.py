@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from smoothscore.errors import UserError
 from smoothscore.neighbors.approximate import SAMPLE, check_recall, exact_distances, measure_recall
-from smoothscore.neighbors.cache import digest_key, digest_module, digest_tensor
+from smoothscore.neighbors.cache import Meta, digest_key, digest_module, digest_tensor
 from smoothscore.neighbors.features import Pixels, extractor_name
 from smoothscore.neighbors.shards import finish_features, read_features, write_features
 from smoothscore.neighbors.table import Accuracy, NeighborTable
@@ -46,7 +46,7 @@ def export_features(
     facts: dict[str, str | int] = {"data": digest, "extractor": digest_module(extractor), "batch_size": batch_size}
     key = digest_key(facts)
     write_features(data, extractor, folder, key, batch_size=batch_size, device=device, progress=progress)
-    meta = {"key": key, "space": extractor_name(extractor), "data": digest, "rows": len(data)}
+    meta: Meta = {"key": key, "space": extractor_name(extractor), "data": digest, "rows": len(data)}
     finish_features(folder, len(data), meta, batch_size=batch_size)
 
 
@@ -110,8 +110,13 @@ def import_table(
     check_recall(accuracy, recall_floor)
     with tqdm(total=len(rows), desc="exact distances", unit="row", disable=not progress, delay=2) as bar:
         found = exact_distances(rows, neighbors, advance=bar.update)
-    cut = (part[:, :k].contiguous() for part in found)
-    return NeighborTable(*cut, space=str(meta["space"]), data_digest=str(meta["data"]), accuracy=accuracy)
+    return NeighborTable(
+        found.indices[:, :k].contiguous(),
+        found.distances[:, :k].contiguous(),
+        space=str(meta["space"]),
+        data_digest=str(meta["data"]),
+        accuracy=accuracy,
+    )
 
 
 def _join(paths: Sequence[str | Path], dtype: "np.dtype[np.generic]", total: int) -> Tensor:

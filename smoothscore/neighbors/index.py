@@ -5,6 +5,7 @@ The only file that imports faiss, and the only one where squared distances becom
 
 import importlib
 from collections.abc import Callable
+from functools import cache
 from types import ModuleType
 from typing import NamedTuple, TypeAlias
 
@@ -22,7 +23,6 @@ _CANDIDATES = 1 << 24  # candidates held at a time
 _EPS = 2.0**-24
 _GPU_WIDTH = 2048  # candidates per query that faiss can select on a GPU
 _GPU_QUERIES = 1 << 16  # rows per search there: every search sends all rows to the GPU
-_RESOURCES: dict[str, object] = {}  # a GPU's scratch memory, made once
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
@@ -88,7 +88,7 @@ def search(rows: Tensor, k: int, *, advance: Callable[[int], object] | None = No
     total = len(rows)
     indices = torch.empty(total, k, dtype=torch.int64)
     distances = torch.empty(total, k)
-    step = _GPU_QUERIES if _gpus(faiss) else _QUERIES
+    step = _GPU_QUERIES if num_gpus(faiss) else _QUERIES
     for start in range(0, total, step):
         ids = torch.arange(start, min(start + step, total))
         width = min(total, k + EXTRA)
@@ -140,9 +140,8 @@ def _search_part(faiss: ModuleType, rows: _Rows, ids: Tensor, k: int, width: int
 
 def knn(faiss: ModuleType, queries: Floats, database: Floats, width: int) -> tuple[Tensor, Tensor]:
     """Screen by a matrix product, on a GPU where faiss has one: squared distances and indices, both [n, width]."""
-    if width <= _GPU_WIDTH and _gpus(faiss):
-        resources = _RESOURCES.setdefault("gpu", faiss.StandardGpuResources())
-        distance_sq, index = faiss.knn_gpu(resources, queries, database, width)
+    if width <= _GPU_WIDTH and num_gpus(faiss):
+        distance_sq, index = faiss.knn_gpu(_gpu_resources(), queries, database, width)
     else:
         distance_sq, index = faiss.knn(queries, database, width)
     return torch.from_numpy(distance_sq), torch.from_numpy(index)
@@ -187,8 +186,15 @@ def _rounding(dim: int) -> float:
     return float((dim**0.5 + 8) * _EPS)  # 8: the rounding of the centered rows themselves
 
 
-def _gpus(faiss: ModuleType) -> int:
+def num_gpus(faiss: ModuleType) -> int:
+    """Return how many GPUs this faiss can use: none where it is faiss-cpu."""
     return int(faiss.get_num_gpus())
+
+
+@cache
+def _gpu_resources() -> object:
+    """A GPU's scratch memory, made once; one thread at a time may use it."""
+    return require_faiss().StandardGpuResources()
 
 
 def _sorted(distance_sq: Tensor, index: Tensor, error: Tensor) -> tuple[Tensor, Tensor, Tensor]:
