@@ -8,10 +8,12 @@ from torch import Tensor
 from smoothscore.distances.precision import HALF, HALF_UNIT, decode, full_precision, multiplies_half
 from smoothscore.errors import UserError
 
-_SUM_BLOCK = 1024  # centers summed inside one product: the error bound grows with it
-SUM_ERROR = (_SUM_BLOCK + 4) * 2.0**-24  # of `weighted_sum` in float32, relative to Σ_j |w_j| ‖μ_j − middle‖
-_ROUGH_BLOCK = 8192  # the same in half precision
-ROUGH_SUM_ERROR = 3.1 * HALF_UNIT + _ROUGH_BLOCK * 2.0**-24  # of `rough_sum`: weights, centers and result are rounded
+_SUM_BLOCK, _WIDE_BLOCK = 1024, 8192  # centers summed inside one product: wide is 6 % faster, and less exact
+# of sums over centers, relative to Σ_j |w_j| ‖μ_j − middle‖: in float32, in wide blocks of it, and in half precision,
+# where weights, centers and result are rounded
+SUM_ERROR = (_SUM_BLOCK + 4) * 2.0**-24
+WIDE_SUM_ERROR = (_WIDE_BLOCK + 4) * 2.0**-24
+ROUGH_SUM_ERROR = 3.1 * HALF_UNIT + WIDE_SUM_ERROR
 _LEAST_ROUGH = 2**23  # values of the data from which a copy in half precision is worth its while
 _MEAN_ROWS = 1024  # rows that the centring is estimated from: any fixed point is right, a central one is tighter
 _LARGEST_NORM = 1e15  # squares stay far from float32's overflow
@@ -63,32 +65,39 @@ class CentredRows:
         half, rounded = self._half, weights.to(HALF)
         total = torch.zeros(len(weights), self.dim, dtype=torch.float64, device=weights.device)
         with full_precision(half.device):
-            for start in range(0, self.count, _ROUGH_BLOCK):
-                span = slice(start, start + _ROUGH_BLOCK)
+            for start in range(0, self.count, _WIDE_BLOCK):
+                span = slice(start, start + _WIDE_BLOCK)
                 total += rounded[:, span] @ half[span]
         return total
 
-    def weighted_sum(self, weights: Tensor, columns: Tensor | None = None) -> Tensor:
+    def weighted_sum(self, weights: Tensor, columns: Tensor | None = None, *, wide: bool = False) -> Tensor:
         """Sum the centred centers, Σ_j w_j (μ_j − middle), for weights [B, U] in their precision: float64 [B, d]."""
-        device = weights.device
+        device, block = weights.device, _WIDE_BLOCK if wide else _SUM_BLOCK
         total = torch.zeros(len(weights), self.dim, dtype=torch.float64, device=device)
-        for start, rows in self.chunks(device, weights.dtype, columns):
-            for first in range(0, len(rows), _SUM_BLOCK):
-                part = rows[first : first + _SUM_BLOCK]
+        kept = self._copy_for(device, weights.dtype) if columns is None else None
+        for start, rows in [(0, kept)] if kept is not None else self.chunks(device, weights.dtype, columns):
+            for first in range(0, len(rows), block):
+                part = rows[first : first + block]
                 with full_precision(device):
                     total += weights[:, start + first : start + first + len(part)] @ part
         return total
+
+    def _copy_for(self, device: torch.device, dtype: torch.dtype) -> Tensor | None:
+        """The kept copy in float32, where it is what is wanted."""
+        kept = self._kept
+        return kept if kept is not None and dtype == torch.float32 and device == kept.device else None
 
     def chunks(
         self, device: torch.device, dtype: torch.dtype, columns: Tensor | None = None
     ) -> Iterator[tuple[int, Tensor]]:
         """Centred rows in `dtype`, a chunk at a time: kept ones, or in a buffer that stays in the processor's cache."""
         count = self.count if columns is None else len(columns)
-        if self._kept is not None and columns is None and dtype == torch.float32 and device == self._kept.device:
+        kept = self._copy_for(device, dtype) if columns is None else None
+        if kept is not None:
             # on a CPU, so many that the products with them stay in the cache
             step = max(1, (2**22 if device.type == "cpu" else 2**25) // self.dim)
             for start in range(0, count, step):
-                yield start, self._kept[start : start + step]
+                yield start, kept[start : start + step]
             return
         most = 2**21 if device.type == "cpu" else 2**25
         step = max(1, min(most, self.memory_budget // 16) // self.dim)

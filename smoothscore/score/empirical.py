@@ -10,6 +10,7 @@ from torch import Tensor
 from smoothscore.distances import Centers, Query
 from smoothscore.errors import UserError
 from smoothscore.schedules import Temperature
+from smoothscore.score.contenders import Need
 from smoothscore.score.groups import Group
 from smoothscore.score.radial import (
     Gaussian,
@@ -21,7 +22,7 @@ from smoothscore.score.radial import (
     check_positive,
     per_point,
 )
-from smoothscore.score.solver import Need, Solver
+from smoothscore.score.solver import Solver
 from smoothscore.score.weights import check_temperature, effective_number
 
 _KEEP = 7 * 2**27  # bytes of centred copies: half precision tells most centers apart, float32 saves memory traffic

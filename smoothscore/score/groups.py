@@ -1,6 +1,6 @@
 """What the centers contribute to the score at a point, and the sums over them."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,6 +8,8 @@ from torch import Tensor
 from smoothscore.distances import Centers, Query
 from smoothscore.score.radial import Radial
 
+_HEAVY = 1 / 1024
+Sum = Literal["float32", "wide", "half"]  # how a weighted sum over centers is taken, ever faster and less exact
 Pairs = tuple[Tensor, Tensor]  # positions in rows and in columns
 
 
@@ -68,7 +70,7 @@ class Group(NamedTuple):
         """Index among all centers of positions in columns."""
         return column if self.columns is None else self.columns[column]
 
-    def mean_shift(self, centers: Centers, query: Query, scale: Tensor, *, rough: bool = False) -> Tensor:
+    def mean_shift(self, centers: Centers, query: Query, scale: Tensor, by: Sum = "float32") -> Tensor:
         """Mean of μ_j − x in proportion to scale [b, U]: products for far centers, differences for near; [b, d]."""
         row, column = self.near
         far = scale
@@ -76,8 +78,12 @@ class Group(NamedTuple):
             far = scale.clone()
             far[row, column] = 0
         centred = query.point[self.rows] - centers.middle.to(scale.device)
-        result = centers.rough_sum(far) if rough else centers.weighted_sum(far, self.columns)
         far_sum = far.sum(1, dtype=torch.float64, keepdim=True)
+        if by == "half":
+            heavy = self.heavy()
+            result = centers.weighted_sum(far[:, heavy], heavy) + centers.rough_sum(far.index_fill(1, heavy, 0))
+        else:
+            result = centers.weighted_sum(far, self.columns, wide=by == "wide")
         result -= far_sum * centred
         step = max(1, centers.memory_budget // (24 * centers.dim))
         for r, c in zip(torch.split(row, step), torch.split(column, step), strict=True):
@@ -86,3 +92,7 @@ class Group(NamedTuple):
         # float32 weights add up to 1 only nearly, and x may be far away
         total = far_sum.squeeze(1).index_add(0, row, scale[row, column].double())
         return result / total.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
+
+    def heavy(self) -> Tensor:
+        """Of a group of all centers, those that contribute so much that half precision would blur them."""
+        return (self.share.amax(0) > _HEAVY).nonzero().squeeze(1)

@@ -13,30 +13,23 @@ that copy comes first, and all of the above sees only the centers that it leaves
 Settling is a float64 product over the columns in question, and direct differences for what that would blur.
 """
 
-import math
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from smoothscore.distances import Centers, Query
-from smoothscore.distances.rows import ROUGH_SUM_ERROR, SUM_ERROR
-from smoothscore.score.groups import Contribution, Group, Pairs
+from smoothscore.distances.rows import ROUGH_SUM_ERROR, SUM_ERROR, WIDE_SUM_ERROR
+from smoothscore.score.contenders import FEW, Contenders, of_rows
+from smoothscore.score.groups import Contribution, Group, Pairs, Sum
 from smoothscore.score.radial import Radial
 
-RadialAt = Callable[[Query, Tensor], Radial]
-Need = Literal["weights", "score", "mean", "float64"]
-
 TOLERANCE = 8e-4  # largest bound on a weight's absolute and on the score's relative error that is let pass
-_TAIL = 16.0  # contenders hold all but a share of e^−16 of the weight
 _EXACT_ROWS = 64  # points settled together: contenders of different points need not overlap
 _GUESS = 0.1  # a log-weight that may be off by more than this does not even tell how much a center contributes
 _UNDERFLOW = 750.0  # nats below which a float64 weight is 0
-_HALVINGS = 8  # steps of the search for what to settle
-_SAMPLED = 64  # one center in so many tells whether a product in half precision is worth its while
-_TELLING = 1 / 32  # it is where it leaves a point no more than this share of the sample
-_FEW = 8  # and was where it leaves all points together no more than one center in so many
+_HALVINGS = 4  # steps of the search for what to settle
 _DIRECT_SHARE = 1 / 64  # a near center that contributes this much is pulled by its difference, not by a product
 
 
@@ -57,74 +50,11 @@ class Errors(NamedTuple):
             mine[rows] = its.to(mine.dtype)
 
 
-class Solver:
+class Solver(Contenders):
     """Weights of all centers at the points of one query; every point is in exactly one of the groups.
 
-    Args:
-        centers: the training set.
-        query: the points, in float32.
-        radial_at: the weight function of the query, from the query and its screened distances.
-        need: what has to be within the tolerance: the weights, the score too, or float64 throughout; "mean" is the
-            score and the mean of the centers, not only their difference from x, with the accuracy of float32.
-        use_rough: begin with half precision where that pays.
+    Args: those of `Contenders`.
     """
-
-    def __init__(
-        self, centers: Centers, query: Query, radial_at: RadialAt, *, need: Need, use_rough: bool = True
-    ) -> None:
-        self.centers, self.query, self.need = centers, query, need
-        self.columns: Tensor | None = None  # the centers that are looked at, None: all
-        use_rough &= centers.has_rough(query.point.device)
-        if not (use_rough and self._telling(radial_at) and self._screen_twice(radial_at)):
-            self.value = centers.screen(query)
-            self.radial = radial_at(query, self.value)
-        self.near_sq = (4 * SUM_ERROR * centers.radius / TOLERANCE) ** 2
-        self.at_most = _at_most(query, self.value)
-        self.contender = torch.empty_like(self.value, dtype=torch.bool)
-        self.count = torch.empty_like(query.offset, dtype=torch.int64)
-        self.left_out, self.left_pull = torch.empty_like(query.offset), torch.empty_like(query.offset)
-        self._look_within(self._drop, slice(None))
-
-    @property
-    def _drop(self) -> float:
-        """Nats below the nearest center's weight beyond which all others together hold no more than e^−16."""
-        return math.log(self.centers.count) + _TAIL
-
-    def _telling(self, radial_at: RadialAt) -> bool:
-        """Whether half precision would leave few of a sample of the centers."""
-        sample = torch.arange(0, self.centers.count, _SAMPLED, device=self.query.point.device)
-        value = self.query.centred.new_full((len(self.query.centred), self.centers.count), torch.inf)
-        value[:, sample] = self.centers.screen(self.query, sample)
-        rough, radial = self.centers.rough_query(self.query), radial_at(self.query, value)
-        reach = radial.reach(_at_most(self.query, value), self._drop)
-        return bool(_within(rough, value[:, sample], reach).float().mean() <= _TELLING)
-
-    def _screen_twice(self, radial_at: RadialAt) -> bool:
-        """Screen in half precision, then what that leaves, if it is little enough."""
-        rough = self.centers.rough_query(self.query)
-        value = self.centers.rough(self.query)
-        radial = radial_at(rough, value)
-        reach = radial.reach(_at_most(rough, value), self._drop)
-        columns = _within(rough, value, reach).any(0).nonzero().squeeze(1)
-        if len(columns) > self.centers.count // _FEW:
-            return False
-        self.columns, self.radial = columns, radial
-        self.value = self.centers.screen(self.query, columns)
-        return True
-
-    def _index(self, columns: Tensor | None) -> Tensor | None:
-        """Positions among the centers that are looked at as indices of centers."""
-        return columns if self.columns is None else self.columns if columns is None else self.columns[columns]
-
-    def _look_within(self, drop: float, rows: Tensor | slice) -> None:
-        """Take as contenders what may have more than e^−drop times the weight of the nearest center."""
-        reach = self.radial.take(rows).reach(self.at_most[rows], drop)
-        self.contender[rows] = _within(self.query.take(rows), self.value[rows], reach)
-        self.count[rows] = self.contender[rows].sum(1)
-        left_out = (self.centers.count - self.count[rows]).double() * math.exp(-drop)
-        self.left_out[rows] = left_out
-        # beyond the reach w_j c_j ‖μ_j − x‖ falls with the distance, and c_j is below its mean C
-        self.left_pull[rows] = torch.where(left_out > 0, left_out * reach.sqrt(), 0.0)
 
     def groups(self) -> Iterator[Group]:
         """All points, by how they could be settled."""
@@ -186,7 +116,7 @@ class Solver:
     def _screened(self, rows: Tensor) -> Iterator[Group]:
         """Use screened distances, mended where they break the tolerance; rows where that fails are in no group."""
         columns = self._candidates(rows)
-        value = _rows(self.value, rows) if columns is None else self.value[rows][:, columns]
+        value = of_rows(self.value, rows) if columns is None else self.value[rows][:, columns]
         query, radial = self.query.take(rows), self.radial.take(rows)
         floor = value.amin(1, keepdim=True)
         base, excess = (query.offset[:, None] + floor).clamp_min_(0), value - floor
@@ -261,30 +191,43 @@ class Solver:
         """
         if self.need == "weights":
             return group.take(errors.weight <= TOLERANCE)
+        norm_sq = self.centers.norm_sq.to(group.share.dtype)
         square = self._mean_square_norm(group.share, group.columns)
-        far_sq = square.clone()
         row, column = group.near
-        far_sq.index_add_(0, row, -group.share[row, column] * self.centers.norm_sq[group.center_of(column)])
+        far_sq = square.index_add(0, row, -(group.share[row, column] * norm_sq[group.center_of(column)]).double())
         far = far_sq.clamp_min(0).sqrt()
 
-        def moved(spread: Tensor, distance: Tensor, sum_error: float) -> Tensor:
-            pulled = errors.root_mean_square * spread + sum_error * far + self.left_pull[group.rows]
-            return pulled / distance + errors.mean * loose
+        def fine(spread: Tensor, distance: Tensor, sum_error: Tensor) -> Tensor:
+            pulled = errors.root_mean_square * spread + sum_error + self.left_pull[group.rows]
+            return (pulled / distance + errors.mean * loose <= TOLERANCE) & (errors.weight <= TOLERANCE)
 
-        rough = self.need == "score" and group.columns is None and self.centers.has_rough(square.device)
-        if rough:
-            least = (self.query.offset[group.rows].sqrt() - square.sqrt()).clamp_min(0)  # that the shift can measure
-            rough = bool((moved(square.sqrt(), least, ROUGH_SUM_ERROR) <= TOLERANCE).all())
-        shift = group.mean_shift(self.centers, self.query, group.share, rough=rough)
+        by, sum_error = self._fastest_sum(group, far, partial(fine, square.sqrt(), self._least(group, square)))
+        shift = group.mean_shift(self.centers, self.query, group.share, by)
         mean_sq = (shift + self.query.point[group.rows] - self.centers.middle).square().sum(1)
         spread = (square - mean_sq).clamp_min(0).sqrt()
         distance = torch.linalg.vector_norm(shift, dim=1)
-        fine = moved(spread, distance, ROUGH_SUM_ERROR if rough else SUM_ERROR) <= TOLERANCE
-        return group._replace(shift=shift).take(fine & (errors.weight <= TOLERANCE))
+        return group._replace(shift=shift).take(fine(spread, distance, sum_error))
+
+    def _least(self, group: Group, square: Tensor) -> Tensor:
+        """The least that μ_v − x can measure when √Σ v_j ‖μ_j‖² is √square, [b]."""
+        return (self.query.offset[group.rows].sqrt() - square.sqrt()).clamp_min(0)
+
+    def _fastest_sum(self, group: Group, far: Tensor, fine: Callable[[Tensor], Tensor]) -> tuple[Sum, Tensor]:
+        """The fastest way to sum whose error, bounded [b], is fine at every point before the sum is known."""
+        if self.need == "score" and group.columns is None:
+            heavy = group.heavy()
+            if self.centers.has_rough(far.device) and len(heavy) <= self.centers.count // FEW:
+                light = (1 - group.share[:, heavy].sum(1)).clamp_min(0).double()
+                blurred = ROUGH_SUM_ERROR * light.sqrt() * far + WIDE_SUM_ERROR * far
+                if bool(fine(blurred).all()):
+                    return "half", blurred
+            if bool(fine(WIDE_SUM_ERROR * far).all()):
+                return "wide", WIDE_SUM_ERROR * far
+        return "float32", SUM_ERROR * far
 
     def _candidates(self, rows: Tensor) -> Tensor | None:
         """Positions of the centers that are a contender to any row, None for all that are looked at."""
-        columns = _rows(self.contender, rows).any(0).nonzero().squeeze(1)
+        columns = of_rows(self.contender, rows).any(0).nonzero().squeeze(1)
         return None if len(columns) > self.value.shape[1] // 2 else columns
 
     def _mean_square_norm(self, share: Tensor, columns: Tensor | None) -> Tensor:
@@ -295,24 +238,9 @@ class Solver:
     def _direct(self, base: Tensor, excess: Tensor, share: Tensor) -> Pairs:
         """Centers so near, and contributing so much, that float32 sums would not give their difference from x."""
         row, column = (share > _DIRECT_SHARE).nonzero(as_tuple=True)
-        near = base[row, 0] + excess[row, column] < self.near_sq
+        near_sq = (4 * SUM_ERROR * self.centers.radius / TOLERANCE) ** 2
+        near = base[row, 0] + excess[row, column] < near_sq
         return row[near], column[near]
-
-
-def _rows(values: Tensor, rows: Tensor) -> Tensor:
-    """Some rows, ascending; without a copy where they are all."""
-    return values if len(rows) == len(values) else values[rows]
-
-
-def _at_most(query: Query, value: Tensor) -> Tensor:
-    """Bound on the squared distance of the nearest center, above 0, [B]."""
-    return (query.offset + value.amin(1) + query.slack).clamp_min(torch.finfo(torch.float64).tiny)
-
-
-def _within(query: Query, value: Tensor, reach: Tensor) -> Tensor:
-    """Which screened values may stand for squared distances up to reach [B]: bool like value."""
-    cut = (reach - query.offset + query.slack).to(value.dtype)
-    return value <= cut.nextafter(torch.full_like(cut, torch.inf))[:, None]
 
 
 def _threshold(contributed: Tensor, budget: Tensor) -> Tensor:
