@@ -33,8 +33,9 @@ demo: setup  ## train four variants on emoji, sample, and compare them (10 minut
 test: setup  ## run the tests
 	$(BIN)/pytest
 
-test-long: setup  ## run the tests in their full form
-	$(BIN)/pytest -m 'slow or not slow'
+test-long: setup  ## run the tests in their full form, and count what was survived in docs/results/robustness.md
+	rm -f docs/results/robustness.json
+	$(BIN)/pytest -m 'slow or not slow' --tally docs/results/robustness.md
 
 lint: setup  ## style, types, and the layers
 	$(BIN)/ruff check .

@@ -24,11 +24,17 @@ class Spoiled(NoiseConditioned):
         super().__init__(UNet(image_size=8, nf=8, ch_mult=(1, 2)), sigma_max=10.0)
         self.at, self.factor, self.gradient_only = at, factor, gradient_only
 
+    @property
+    def spoiled(self):
+        return self.trainer.fit_loop.epoch_loop.total_batch_idx in self.at
+
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx)
-        if self.trainer.fit_loop.epoch_loop.total_batch_idx in self.at:
-            return loss + (loss - loss.detach()) * self.factor if self.gradient_only else loss * self.factor
-        return loss
+        return loss * self.factor if self.spoiled and not self.gradient_only else loss
+
+    def on_after_backward(self):
+        if self.spoiled and self.gradient_only:
+            next(self.parameters()).grad.fill_(self.factor)
 
 
 def fit(tmp_path, module, guard, steps, *, ckpt=None, every=1, callbacks=(), **options):
@@ -110,7 +116,7 @@ class Missing(Spoiled):
     """The batch is seen, and no update is made: what skipping must come to."""
 
     def optimizer_step(self, epoch, batch_idx, optimizer, closure):
-        bad = self.trainer.fit_loop.epoch_loop.total_batch_idx in self.at
+        bad = self.spoiled
 
         def without_gradient():
             loss = closure()

@@ -217,7 +217,7 @@ def test_fit_on_a_full_disk_ends_with_an_error_on_every_process(tmp_path, tally,
     codes, log = fit(tmp_path / "run", config, processes=processes, resume=False, env=limit)
     assert all(codes), log
     assert "smoothscore: error: " in log
-    assert "cannot be written" in log
+    assert ".ckpt cannot be written" in log
     assert not list((tmp_path / "run").rglob("*.ckpt"))
     tally("full disk during `fit`", detected=1)
 
