@@ -3,13 +3,16 @@
 import torch
 from torch import Tensor
 
+from smoothscore.distances import Centers, Query
 from smoothscore.errors import UserError
 from smoothscore.schedules import EffectiveNeighbors
+from smoothscore.score.weights import optimal_log_weight
 
 _TIE = 8  # roundings of a log-weight: what is nearer to the top is a tie
 _POINTS = 8  # of a search, all at once
 _SEARCHES = 2  # each narrows the bracket to a ninth
 _STEPS = 2  # of Newton's
+_SETTLED = 32  # nearest centers whose distances are taken directly
 _LEAST = 1e-6  # nats of entropy: a target this near to its end is at its end
 _FAR = 1e10  # a gap, in units of the largest, at which nothing is left of a weight at any T that is looked at
 
@@ -96,22 +99,42 @@ def effective_temperature(
         UserError: n below 1 or above the number of neighbors. It is looked at where that costs nothing: numbers, and
             tensors on the CPU. On another device n is held within 1 and K.
     """
-    number = rule.number(sigma)
+    number, width = rule.number(sigma), log_weight.shape[1]
     if number.device.type == "cpu":
-        count = torch.full_like(number, log_weight.shape[1]) if mask is None else mask.sum(1).to(number)
-        check_number(number, count)
+        check_numbers(number, torch.full_like(number, width) if mask is None else mask.sum(1), of="sample")
     elif isinstance(rule.n, int | float):
-        check_number(torch.tensor([rule.n]), torch.tensor([log_weight.shape[1]]))
+        check_numbers(torch.tensor([rule.n]), torch.tensor([width]), of="sample")
     return solve_temperature(log_weight, number, mask)
 
 
-def check_number(number: Tensor, count: Tensor) -> None:
-    """Raise `UserError` for the first n [B] that is below 1 or above the number of neighbors [B]."""
+def effective_temperature_among(rule: EffectiveNeighbors, centers: Centers, query: Query, value: Tensor) -> Tensor:
+    """T [B, 1] at which n of all centers speak to every point, from screened squared distances less the offset [B, M].
+
+    The nearest are settled, since their weights matter most and rounding shows most at them; the others' screened
+    distances tell the entropy well enough. n changes with σ* of the nearest center. A block of points at a time.
+
+    Raises:
+        UserError: n below 1 or above M, with the limits of `effective_temperature`.
+    """
+    nearest_sq, nearest = centers.nearest_among(query, value, min(_SETTLED, centers.count))
+    step = max(1, centers.memory_budget // (8 * (2 * _POINTS + 8) * centers.count))
+    found = []
+    for rows in torch.arange(len(value), device=value.device).split(step):
+        distance_sq = (value[rows].double() + query.offset[rows, None]).maximum(nearest_sq[rows, :1])
+        distance_sq.scatter_(1, nearest[rows], nearest_sq[rows])
+        sigma = (nearest_sq[rows, 0] / centers.dim).sqrt()
+        log_weight = optimal_log_weight(distance_sq.clamp_min_(torch.finfo(torch.float64).tiny), centers.dim)
+        found.append(effective_temperature(rule, log_weight, sigma))
+    return torch.cat(found)
+
+
+def check_numbers(number: Tensor, count: Tensor, *, of: str) -> None:
+    """Raise `UserError` for the first n [P] that is below 1 or above the number of neighbors [P]."""
     bad = ~((number >= 1) & (number <= count))
     if bool(bad.any()):
         row = int(bad.nonzero()[0])
         n, k = float(number[row]), int(count[row])
         raise UserError(
-            f"n is {n:g} for sample {row}, which has {k} neighbors: give from 1 (denoising) to {k} (the plain mean), "
-            "or more neighbors."
+            f"EffectiveNeighbors: n is {n:g} for {of} {row}, where there are {k} neighbors, itself included: give n "
+            f"from 1 (denoising) to {k} (the plain mean), or more neighbors (data.init_args.k, or a wider radius)."
         )

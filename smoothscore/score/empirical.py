@@ -9,8 +9,9 @@ from torch import Tensor
 
 from smoothscore.distances import Centers, Query
 from smoothscore.errors import UserError
-from smoothscore.schedules import Temperature
+from smoothscore.schedules import EffectiveNeighbors, Temperature
 from smoothscore.score.contenders import Need
+from smoothscore.score.effective import effective_temperature_among
 from smoothscore.score.groups import Group
 from smoothscore.score.radial import (
     Gaussian,
@@ -65,6 +66,8 @@ class EmpiricalScore(ABC):
 
     conditioned = False  # whether it looks at sigma
     ignores_sigma = True  # whether its values are the same at any sigma, its length included
+
+    _use_rough = True  # whether part of the centers, or half precision, tells the weight function
 
     def __init__(self, data: Tensor, *, memory_budget: int = 2**28) -> None:
         self.centers = Centers(data, memory_budget=memory_budget, keep=_KEEP)
@@ -124,7 +127,8 @@ class EmpiricalScore(ABC):
             query = self.centers.query(x[start : start + size])
             part = None if level is None else level[start : start + size]
             radial_at = lambda query, value, part=part: self._radial(query, value, part)  # noqa: E731
-            for group in Solver(self.centers, query, radial_at, need=need).groups():
+            solver = Solver(self.centers, query, radial_at, need=need, use_rough=self._use_rough)
+            for group in solver.groups():
                 rows.append(group.rows + start)
                 found.append(measure(query, group))
         order = torch.cat(rows).argsort()
@@ -213,13 +217,15 @@ class Tempered(EmpiricalScore):
 
     Args:
         data: training images [M, *S], as for `EmpiricalScore`.
-        temperature: T > 0, a float, or a function of σ (float64 tensor to the like), evaluated at σ* of the
-            nearest center.
+        temperature: T > 0, a float; a function of σ (float64 tensor to the like), evaluated at σ* of the nearest
+            center; or `EffectiveNeighbors`, the T of each point at which n of all centers speak (on a center itself it
+            alone does, at any finite T).
         per_center: evaluate the function at every center's own σ*_j, the paper's literal T*_j = T(σ*_j).
         memory_budget: as for `EmpiricalScore`.
 
     Raises:
-        UserError: besides `EmpiricalScore`'s, a temperature ≤ 0, or images of a single value.
+        UserError: besides `EmpiricalScore`'s, a temperature ≤ 0, images of a single value, `EffectiveNeighbors`
+            together with per_center or, when called, with n above M.
 
     Source: arXiv 2601.19285, Sec. 3.2.
     """
@@ -227,7 +233,7 @@ class Tempered(EmpiricalScore):
     def __init__(
         self,
         data: Tensor,
-        temperature: float | Callable[[Tensor], Tensor | float],
+        temperature: float | Callable[[Tensor], Tensor | float] | EffectiveNeighbors,
         per_center: bool = False,
         *,
         memory_budget: int = 2**28,
@@ -235,11 +241,19 @@ class Tempered(EmpiricalScore):
         super().__init__(data, memory_budget=memory_budget)
         check_dim(self.centers.dim)
         check_temperature(temperature)
+        if isinstance(temperature, EffectiveNeighbors):
+            if per_center:
+                raise UserError(
+                    "per_center sets T at every center's own σ*, EffectiveNeighbors one T: drop one of them."
+                )
+            self._use_rough = False
         self.temperature = temperature.bind(self.centers.dim) if isinstance(temperature, Temperature) else temperature
         self.per_center = per_center
 
     def _radial(self, query: Query, value: Tensor, sigma: Tensor | None) -> Radial:
         dim, temperature = self.centers.dim, self.temperature
+        if isinstance(temperature, EffectiveNeighbors):
+            return PowerLaw(dim, effective_temperature_among(temperature, self.centers, query, value))
         if not callable(temperature):
             return PowerLaw(dim, torch.full_like(query.offset, temperature)[:, None])
         if self.per_center:
