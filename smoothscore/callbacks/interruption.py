@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -33,7 +34,8 @@ class Interruption(Callback):
             is over where the script asks for it, and SIGTERM when somebody cancels the job.
 
     Raises:
-        UserError: a name that is no signal, or one that cannot be caught; `scontrol requeue` failed.
+        UserError: a name that is no signal, or one that cannot be caught; training outside of the main thread;
+            `scontrol requeue` failed.
     """
 
     def __init__(
@@ -50,6 +52,8 @@ class Interruption(Callback):
         """Take the place of Lightning's handlers, which exchange messages and save from inside the handler."""
         self._received, self._agreed, self._stopping, self._last_step = 0, 0, None, trainer.global_step
         self._agreement = Agreement(trainer) if self.signals else None
+        if self.signals and threading.current_thread() is not threading.main_thread():
+            raise UserError("Interruption: signals reach the main thread only: train there, or set signals to [].")
         for number in self.signals:
             signal.signal(number, self._note)  # Lightning puts the earlier handlers back when the training ends
 

@@ -23,11 +23,15 @@ def build_data(config: Mapping[str, Any], source: Path) -> ImageDataModule:
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(ImageDataModule, "data", required=True)
-    data = dict(config["data"])
-    # A table is attached in setup, which is not called, so the extractor's weights are not needed either.
-    data["init_args"] = {key: value for key, value in (data.get("init_args") or {}).items() if key != "extractor"}
+    data = without_extractor(config["data"])
     built: ImageDataModule = parser.instantiate(parse_again(parser, {"data": data}, source)).data
     return built
+
+
+def without_extractor(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What a data module needs: a table is attached in setup, so the extractor's weights are not needed before."""
+    options = data.get("init_args") or {}
+    return {**data, "init_args": {key: value for key, value in options.items() if key != "extractor"}}
 
 
 def parse_again(parser: ArgumentParser, values: dict[str, Any], source: Path) -> Namespace:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import smoothscore.networks  # noqa: F401  # imported, so that class_path takes short names
 from smoothscore.data import ImageDataModule
-from smoothscore.data.rebuild import build_data, parse_again
+from smoothscore.data.rebuild import build_data, parse_again, without_extractor
 from smoothscore.data.seal import check_seal
 from smoothscore.errors import UserError, why_unreadable
 from smoothscore.modules.base import ScoreModule
@@ -43,10 +43,12 @@ class Trained:
         """The data module it was trained on, without neighbor table.
 
         Raises:
-            UserError: an imported checkpoint, which names no data, or a class that is not there (any more).
+            UserError: an imported checkpoint, which names no data; a class that is not there (any more), or that is
+                neither smoothscore's nor named by the run.
         """
         if "data" not in self.config:
             raise UserError(f"{self.path} does not say what it was trained on: give the data set with --data.")
+        refuse_foreign_classes(without_extractor(self.config["data"]), known_by_run(self.path), self.path)
         return build_data(self.config, self.path)
 
 
@@ -95,7 +97,8 @@ def load_trained(path: Path | str, *, average: bool = True) -> Trained:
         average: take the averaged weights of the EMA callback where there are any, else the raw ones.
 
     Raises:
-        UserError: no whole checkpoint, one without configuration, or one whose classes are not there (any more).
+        UserError: no whole checkpoint, one without configuration, or one whose classes are not there (any more), or
+            are neither smoothscore's, nor torch's optimizers, nor named by the config.yaml of its run.
     """
     path = Path(path)
     content = read_checkpoint(path)
@@ -103,7 +106,7 @@ def load_trained(path: Path | str, *, average: bool = True) -> Trained:
     if not isinstance(record, dict) or "config" not in record:
         raise UserError(f"{path} keeps no configuration, so it cannot be opened alone: train with `smoothscore fit`.")
     config = _parse_config(record["config"], path)
-    refuse_foreign_classes(config, known_by_run(path), path)
+    refuse_foreign_classes(config["model"], known_by_run(path), path)
     module = build_module(config, path)
     weights = dict(content["state_dict"])
     averages = [
