@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from smoothscore.distances import Centers, decode
-from smoothscore.samplers import PredictorCorrector, Score
-from smoothscore.samplers.rows import per_image
+from smoothscore.samplers import PredictorCorrector, Score, latent
 from smoothscore.schedules import log_uniform
 
 
@@ -50,14 +49,11 @@ def interpolate(
 
     Source: arXiv 2601.19285, Sec. 1 and Fig. 1 (b).
     """
-    generator = torch.Generator().manual_seed(seed)
     first, second = decode(images[list(pair)])
-    noises = torch.randn((2, *first.shape), generator=generator)
-    share = torch.linspace(0, 1, num)
-    own, other = per_image(1 - share, first[None]), per_image(share, first[None])
-    noise = (own * noises[0] + other * noises[1]) / (own.square() + other.square()).sqrt()
-    x = own * first + other * second + sigma * noise
+    noise = torch.randn((2, *first.shape), generator=torch.Generator().manual_seed(seed))
     sampler = PredictorCorrector(log_uniform(sigma_min, sigma, num_levels), predictor="ancestral", snr=snr)
-    denoised = sampler.sample(score, x.shape, [seed] * num, "cpu", start=x)
+    share, noised, denoised = latent.interpolate(
+        score, first, second, sigma=sigma, sigma_min=sigma_min, num=num, noise=noise, sampler=sampler, seed=seed
+    )
     found = Centers(images).nearest(denoised, 2)
-    return Interpolation(share, x, denoised, found.distance[:, 0] / found.distance[:, 1], found.index[:, 0])
+    return Interpolation(share, noised, denoised, found.distance[:, 0] / found.distance[:, 1], found.index[:, 0])

@@ -3,16 +3,19 @@
 from smoothscore.samplers.actual_noise import ActualNoise
 from smoothscore.samplers.base import Sampler, Step
 from smoothscore.samplers.gradient_ascent import GradientAscent
+from smoothscore.samplers.latent import Between, decode, encode, interpolate
 from smoothscore.samplers.multistep import DPMSolver
 from smoothscore.samplers.noise_level import project_noise
 from smoothscore.samplers.ode import Heun, ProbabilityFlow
 from smoothscore.samplers.predictor_corrector import PredictorCorrector
 from smoothscore.samplers.projections import Box, KnownRegion, LinearMeasurement
 from smoothscore.samplers.search import NearestSearch
+from smoothscore.samplers.trajectory import Trajectory
 from smoothscore.samplers.watch import Score
 
 __all__ = [
     "ActualNoise",
+    "Between",
     "Box",
     "DPMSolver",
     "GradientAscent",
@@ -25,5 +28,9 @@ __all__ = [
     "Sampler",
     "Score",
     "Step",
+    "Trajectory",
+    "decode",
+    "encode",
+    "interpolate",
     "project_noise",
 ]
