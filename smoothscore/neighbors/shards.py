@@ -135,15 +135,17 @@ def read_features(folder: str | Path, *, budget: int | None = None) -> Features:
     total, dim = sum(shard["rows"] for shard in shards), int(shards[0]["dim"])
     rows = _whole(folder / "joined.npy", (total, dim), budget)
     start = 0
-    for shard in shards:
-        path = folder / shard["name"]
+    for number, shard in enumerate(shards):
+        path = _shard(folder, number)
         try:
+            if shard["name"] != path.name:  # a forged one might point out of the folder
+                raise ValueError(f"the manifest calls it {shard['name']!r}")
             if digest_file(path) != shard["sha256"]:
                 raise ValueError("its bytes differ from what was written")
             part = np.load(path, mmap_mode="r", allow_pickle=False)
             rows[start : start + len(part)] = torch.from_numpy(np.array(part))
         except (OSError, ValueError, RuntimeError) as error:
-            raise damaged(folder, shard["name"], error) from error
+            raise damaged(folder, path.name, error) from error
         start += len(part)
     return Features(rows, manifest["meta"])
 
