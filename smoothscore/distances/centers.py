@@ -121,12 +121,11 @@ class Centers(CentredRows):
         for start, rows in self.chunks(device, dtype, columns):
             stop = start + len(rows)
             norm_sq = known[start:stop].to(device) if dtype == torch.float32 else self._norm_sq(rows)
-            part = norm_sq.to(dtype).repeat(len(value), 1)
+            part = value[:, start:stop].copy_(norm_sq)
             with full_precision(device):
                 for first in range(0, self.dim, block):
                     span = slice(first, first + block)
                     part.addmm_(query.centred[:, span], rows[:, span].T, alpha=-2)
-            value[:, start:stop] = part
         return value
 
     def rough_query(self, query: Query) -> Query:

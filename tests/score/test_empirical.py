@@ -10,7 +10,7 @@ from torch import Tensor
 from smoothscore.distances import Centers, Query, rows
 from smoothscore.errors import UserError
 from smoothscore.schedules import CollapseTemperature, DimTemperature, log_uniform, shell_touch
-from smoothscore.score import contenders, solver
+from smoothscore.score import contenders, groups, solver
 from smoothscore.score.empirical import Conditioned, EmpiricalScore, Tempered, Unconditioned
 from smoothscore.score.smoothed import smoothed_target
 from smoothscore.score.solver import Solver
@@ -34,6 +34,7 @@ def precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(rows, "multiplies_half", lambda device: half)
     monkeypatch.setattr(rows, "_LEAST_ROUGH", 0)
     monkeypatch.setattr(contenders, "_SAMPLED", 4)
+    monkeypatch.setattr(groups, "_HEAVY", 1 / 32)  # few images: each holds more
     return request.param
 
 
@@ -48,6 +49,11 @@ def points(emoji: Tensor, place: str, sigma: float) -> Tensor:
     return clean.mean(0) - 1 + max(sigma, 1) * noise
 
 
+def relative_error(found: Tensor, expected: Tensor) -> Tensor:
+    difference = (found.double() - expected.double()).flatten(1)
+    return difference.norm(dim=1) / expected.double().flatten(1).norm(dim=1)
+
+
 def check(score: EmpiricalScore, truth: EmpiricalOracle, x: Tensor, sigma: float | Tensor | None = None) -> None:
     """1e-3 as promised; what is really reached is nearer 1e-6, but for scores summed in half precision."""
     arguments = (x,) if sigma is None else (x, sigma)
@@ -55,7 +61,7 @@ def check(score: EmpiricalScore, truth: EmpiricalOracle, x: Tensor, sigma: float
     for found, expected in ((score(*arguments), truth.score), (score.denoised(*arguments), truth.denoised)):
         assert found.shape == x.shape
         assert found.dtype == x.dtype
-        error = (found.double() - expected).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)
+        error = relative_error(found, expected)
         assert (error < bound).all(), error
         bound = 1e-4
     weights = score.weights(*arguments)
@@ -253,7 +259,7 @@ def test_posterior_agrees_with_the_parts(emoji: Tensor) -> None:
     )
     for score, level in ((Conditioned(emoji), sigma), (Tempered(emoji, 100.0), None)):
         found, weights = score.posterior(x, level), score.weights(x, level)
-        torch.testing.assert_close(found.score, score(x, level))
+        assert (relative_error(found.score, score(x, level)) < 5e-4).all()  # one of them summed in half precision
         torch.testing.assert_close(found.denoised, score.denoised(x, level))
         entropy = torch.special.entr(weights.double()).sum(1)
         torch.testing.assert_close(found.effective_number.double(), entropy.exp(), rtol=1e-3, atol=0)
@@ -350,9 +356,9 @@ def test_batch_and_memory_budget_change_nothing(emoji: Tensor, sigma: float) -> 
     x = torch.cat([points(emoji, place, sigma) for place in PLACES])
     whole, lean = Conditioned(emoji), Conditioned(emoji, memory_budget=2**16)
     together = whole(x, sigma)
-    torch.testing.assert_close(lean(x, sigma), together, rtol=1e-4, atol=1e-5)
+    assert (relative_error(lean(x, sigma), together) < 5e-4).all()  # what is fast enough depends on the others
     alone = torch.cat([whole(point[None], sigma) for point in x])
-    torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)
+    assert (relative_error(alone, together) < 5e-4).all()
     assert whole(x[:0], sigma).shape == (0, 3, 32, 32)
     assert whole.weights(x[:0], sigma).shape == (0, 706)
 
