@@ -1,5 +1,6 @@
 """Trainings in processes of their own, to be killed and resumed; forked from a warm server that has imported all."""
 
+import copy
 import multiprocessing
 import os
 import resource
@@ -71,9 +72,12 @@ class Kill(Callback):
             os.kill(os.getpid(), getattr(signal, self.name))
 
 
-def write_config(path, *, callbacks=(), **trainer):
-    content = {**CONFIG, "trainer": {**CONFIG["trainer"], **trainer}}
-    content["trainer"]["callbacks"] = [*callbacks, *CONFIG["trainer"]["callbacks"]]
+def write_config(path, *, callbacks=(), every=3, **trainer):
+    """A training that saves every so many steps."""
+    content = copy.deepcopy(CONFIG)
+    content["trainer"].update(trainer)
+    content["trainer"]["callbacks"][-1]["init_args"]["every_n_train_steps"] = every
+    content["trainer"]["callbacks"][:0] = callbacks
     path.write_text(yaml.safe_dump(content))
     return path
 

@@ -70,6 +70,34 @@ def test_outside_of_a_step(tmp_path, straight, tally, name, where, step):
     note(tally, name, 1)
 
 
+def test_a_validation_that_resuming_skips_is_named(tmp_path, straight):
+    config = write_config(tmp_path / "killed.yaml", callbacks=[kill("SIGKILL", 16, where="validation")], every=4)
+    codes, _ = fit(tmp_path / "run", config)
+    assert codes == [-9]
+    codes, log = fit(tmp_path / "run", write_config(tmp_path / "plain.yaml", every=4))
+    assert codes == [0], log
+    assert "before the validation after step 16 had ended" in " ".join(log.split())
+    assert_same_bits(final_state(tmp_path / "run"), straight(1))
+    assert set(steps_of(tmp_path / "run", "val/loss")) == {7, 23}
+
+
+def test_a_damaged_last_checkpoint_is_an_error_that_names_another(tmp_path):
+    config = write_config(tmp_path / "config.yaml", max_steps=6)
+    codes, log = fit(tmp_path / "run", config, resume=False)
+    assert codes == [0], log
+    folder = tmp_path / "run" / "runs" / "run" / "checkpoints"
+    content = bytearray((folder / "last.ckpt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "last.ckpt").write_bytes(content)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    codes, log = fit(tmp_path / "run", config)
+    assert codes == [1]
+    assert "smoothscore: error: The checkpoint" in log
+    assert "last.ckpt cannot be read (its bytes differ" in log
+    assert "epoch=0-step=6.ckpt" in log.split("Another one of this run is")[1]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 @pytest.mark.distributed
 @pytest.mark.parametrize(("name", "rank"), [("SIGKILL", 1), ("SIGTERM", 1)])
 def test_two_processes(tmp_path, straight, tally, name, rank):
