@@ -40,7 +40,10 @@ def run(name: str, args: Sequence[str]) -> None:
 
 def _export(options: Namespace) -> None:
     out = _folder(options.out)
-    trained = load_trained(options.checkpoint, average=not options.raw)
+    if options.raw and options.decay is not None:
+        raise UserError("--raw and --decay ask for different weights: give one of them.")
+    average = not options.raw if options.decay is None else options.decay
+    trained = load_trained(options.checkpoint, average=average)
     for file in export_model(trained, out, _figures(Path(options.checkpoint))):
         print(file)
 
@@ -93,6 +96,9 @@ def _parser(name: str) -> ArgumentParser:
             "that says what was measured of it.",
         )
         parser.add_argument("checkpoint", help="a checkpoint of a run, such as checkpoints/last.ckpt")
+        parser.add_argument(
+            "--decay", type=float | None, help="which average, where the run kept several; by default the one it used"
+        )
     else:
         parser = ArgumentParser(
             prog="smoothscore import",

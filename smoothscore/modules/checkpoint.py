@@ -1,5 +1,6 @@
 """A trained module, opened alone from its checkpoint."""
 
+import math
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -89,16 +90,17 @@ def _others(path: Path) -> str:
     return f"Another one of this run is {others[-1]}." if others else "There is no other one beside it."
 
 
-def load_trained(path: Path | str, *, average: bool = True) -> Trained:
+def load_trained(path: Path | str, *, average: bool | float = True) -> Trained:
     """Build the module of a checkpoint again, as its configuration says.
 
     Args:
         path: a checkpoint that `smoothscore fit` wrote.
-        average: take the averaged weights of the EMA callback where there are any, else the raw ones.
+        average: take the averaged weights of the EMA callback where there are any, else the raw ones; a number is the
+            decay of the average to take.
 
     Raises:
-        UserError: no whole checkpoint, one without configuration, or one whose classes are not there (any more), or
-            are neither smoothscore's, nor torch's optimizers, nor named by the config.yaml of its run.
+        UserError: no whole checkpoint, no average of this decay, one without configuration, or one whose classes are
+            not there (any more), or are neither smoothscore's, nor torch's optimizers, nor named by its run's config.yaml.
     """
     path = Path(path)
     content = read_checkpoint(path)
@@ -109,15 +111,27 @@ def load_trained(path: Path | str, *, average: bool = True) -> Trained:
     refuse_foreign_classes(config["model"], known_by_run(path), path)
     module = build_module(config, path)
     weights = dict(content["state_dict"])
-    averages = [
-        state["average"]
-        for name, state in (content.get("callbacks") or {}).items()
-        if str(name).startswith("EMA") and state.get("average")
-    ]
-    if average and averages:
-        weights.update(averages[0])
+    if average is not False:
+        weights.update(_average(content, None if average is True else average, path))
     fill(module, weights, path)
     return Trained(module.eval().requires_grad_(False), config, int(content.get("global_step", 0)), path)
+
+
+def _average(content: Mapping[str, Any], decay: float | None, path: Path) -> Mapping[str, Tensor]:
+    """The averaged weights of a checkpoint: those of the EMA's `decay`, or of another of its rates."""
+    callbacks = content.get("callbacks") or {}
+    states = [state for name, state in callbacks.items() if str(name).startswith("EMA") and state.get("average")]
+    averages = {rate: average for state in states for rate, average in _by_rate(state).items()}
+    if decay is None:
+        return next(iter(averages.values()), {})
+    if decay not in averages:
+        held = ", ".join(map(str, averages)) or "no average at all"
+        raise UserError(f"{path} holds no average of decay {decay}, but {held}.")
+    return averages[decay]
+
+
+def _by_rate(state: Mapping[str, Any]) -> dict[float, Mapping[str, Tensor]]:
+    return {state.get("decay", math.nan): state["average"], **state.get("others", {})}
 
 
 def _parse_config(text: object, source: Path) -> dict[str, Any]:

@@ -32,10 +32,10 @@ def sgd(parameters):
     return torch.optim.SGD(parameters, lr=0.1)  # without a state that a second fit would lose
 
 
-def fit(tmp_path, steps, *, ckpt=None, decay=0.9, callbacks=(), optimizer=adamw, **options):
+def fit(tmp_path, steps, *, ckpt=None, decay=0.9, others=(), callbacks=(), optimizer=adamw, **options):
     torch.manual_seed(0)
     module = NoiseConditioned(UNet(image_size=8, nf=8, ch_mult=(1, 2)), optimizer=optimizer)
-    ema = EMA(decay)
+    ema = EMA(decay, others)
     trainer = Trainer(
         max_steps=steps,
         logger=False,
@@ -139,9 +139,40 @@ def test_validate_alone_uses_the_average_of_the_checkpoint(tmp_path):
 
 def test_average_of_another_network_is_refused(tmp_path):
     ema = EMA(0.9)
-    ema.load_state_dict({"num_updates": 3, "average": {"network.other": torch.zeros(3)}})
+    ema.load_state_dict({"num_updates": 3, "decay": 0.9, "average": {"network.other": torch.zeros(3)}, "others": {}})
     with pytest.raises(UserError, match=r"network\.other"):
         ema.on_fit_start(Trainer(logger=False, enable_checkpointing=False), NoiseConditioned(UNet(image_size=8)))
+
+
+def test_several_rates_are_averaged_at_once_and_each_can_be_validated(tmp_path):
+    saver = ModelCheckpoint(tmp_path, filename="stop", every_n_train_steps=4)
+    history = History()
+    module, ema, _ = fit(tmp_path, 4, decay=0.9, others=[0.15, 0.5], callbacks=[saver, history])
+    assert torch.allclose(flat(module).double(), averaged(history.raw, 0.9), atol=1e-7)
+    data = Emoji(num_train=32, num_test=16, image_size=8, batch_size=16)
+    for decay in (0.9, 0.5, 0.15):
+        seen = History()
+        trainer = Trainer(logger=False, enable_progress_bar=False, callbacks=[EMA(decay), seen])
+        module = NoiseConditioned(UNet(image_size=8, nf=8, ch_mult=(1, 2)))
+        trainer.validate(module, datamodule=data, ckpt_path=tmp_path / "stop.ckpt", verbose=False)
+        assert torch.allclose(seen.validated[0].double(), averaged(history.raw, decay), atol=1e-7)
+    with pytest.raises(UserError, match=r"0\.9, 0\.15, 0\.5, but not of 0\.99"):
+        EMA(0.99).load_state_dict(ema.state_dict())
+
+
+def test_several_rates_resume_bit_for_bit(tmp_path):
+    saver = ModelCheckpoint(tmp_path, filename="stop", every_n_train_steps=3)
+    fit(tmp_path, 3, others=[0.5], callbacks=[saver])
+    _, straight, _ = fit(tmp_path, 6, others=[0.5])
+    _, resumed, _ = fit(tmp_path, 6, others=[0.5], ckpt=tmp_path / "stop.ckpt")
+    for rate in (0.9, 0.5):
+        one, other = straight._averages[rate], resumed._averages[rate]
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_rate_named_twice():
+    with pytest.raises(UserError, match="twice"):
+        EMA(0.9, others=[0.9])
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 1.5])

@@ -45,6 +45,18 @@ def test_exported_module_is_the_averaged_one_and_its_card_says_what_was_measured
     assert torch.equal(load_exported(tmp_path / "raw").score(x, 0.3), raw.score(x, 0.3))
 
 
+def test_export_of_another_average(run, tmp_path, capsys):
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    held = torch.load(checkpoint, weights_only=True)["callbacks"]["EMA"]["decay"]
+    main(["export", str(checkpoint), "--decay", str(held), "--out", str(tmp_path / "out")])
+    x = torch.rand(2, *trained_shape(run))
+    assert torch.equal(load_exported(tmp_path / "out").score(x, 0.3), load_trained(checkpoint).module.score(x, 0.3))
+    for wrong, message in ((["--decay", "0.123"], f"0.123, but {held}"), (["--raw", "--decay", str(held)], "one of")):
+        with pytest.raises(SystemExit):
+            main(["export", str(checkpoint), *wrong, "--out", str(tmp_path / "wrong")])
+        assert message in capsys.readouterr().err
+
+
 def trained_shape(run):
     return load_trained(run / "checkpoints" / "last.ckpt").data.image_shape
 
