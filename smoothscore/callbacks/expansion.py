@@ -1,11 +1,13 @@
 """How far one sampling step drives two close points apart, for the network and for the exact score."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from smoothscore.callbacks.logger import log_curves
 from smoothscore.errors import UserError
 from smoothscore.functional import expansion_ratio, nearest_pairs, random_pairs
 from smoothscore.modules import ScoreModule
@@ -78,12 +80,21 @@ class ExpansionRatio(Callback):
         blind = not getattr(pl_module.network, "conditioned", True)
         images = train.to(pl_module.device)
         exact = Unconditioned(images) if blind else Conditioned(images)
+        curves: dict[str, list[float]] = {"network": [], "exact": []}
         for sigma in self.sigmas:
             for name, score in (("network", self._batched(pl_module.score)), ("exact", exact)):
                 ratio, valid = self._ratio(score, mu0, mu1, sigma)
+                mean = float(ratio[valid].mean()) if valid.any() else math.nan
+                curves[name].append(mean)
                 if valid.any():  # without overlapping shells there is no ratio; the logged share says so
-                    pl_module.log(f"expansion/{name}_{sigma:g}", ratio[valid].mean().float())
+                    pl_module.log(f"expansion/{name}_{sigma:g}", mean)
             pl_module.log(f"expansion/overlap_{sigma:g}", valid.float().mean())
+        if trainer.is_global_zero:
+            labels = {"network": "network", "exact": "exact score"}
+            shown = {labels[name]: values for name, values in curves.items()}
+            log_curves(
+                trainer, "expansion/curve", self.sigmas, shown, x_label="noise level σ", y_label="expansion ratio"
+            )
 
     def _batched(self, score: Callable[[Tensor, float], Tensor]) -> Callable[[Tensor, float], Tensor]:
         def batched(x: Tensor, sigma: float) -> Tensor:

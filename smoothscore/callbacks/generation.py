@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -9,13 +10,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from smoothscore.callbacks.logger import log_image, run_folder
+from smoothscore.callbacks.neighbors import keep_neighbors
 from smoothscore.data import ImageDataModule, equal_reference_rows
 from smoothscore.data.grid import image_grid, save_png
 from smoothscore.data.samples import SampleSet
 from smoothscore.errors import UserError
-from smoothscore.metrics import GeneratedImages
+from smoothscore.metrics import MEASURES, QUICK, GeneratedImages
+from smoothscore.metrics.features import check_measures
 from smoothscore.modules import ScoreModule
-from smoothscore.neighbors import Pixels, extract_features
+from smoothscore.neighbors import Pixels, extract_features, extractor_name
 from smoothscore.samplers import Sampler
 
 _MOST_BYTES = 2**30  # of a covariance
@@ -26,10 +29,18 @@ class Generation(Callback):
     """At the end of each validation, test or predict, draw images from the model and measure them.
 
     Image i is drawn from seed `seed` + i, so the images do not depend on the number of processes. They are kept in
-    the run folder (`samples.npz`), and a picture shows the first of them above their nearest training images.
-    Logged: memorization/… (share below d1/d2 < 2/3 with its 95 % interval, share below 1/3, mean and smallest ratio,
-    the same share of held-out images) and frechet/train_…, frechet/test_… (named for the extractor, both against
-    equally many reference images per class).
+    the run folder (`samples.npz`), with the nearest training image of each (`neighbors.csv`), and a picture shows the
+    first of them above their nearest training images. Logged, by group:
+
+    * memorization/…: share below d1/d2 < 2/3 with its 95 % interval, shares below 1/2 and 1/3, mean and smallest ratio,
+      the same share of held-out images and the difference from it with its interval.
+    * frechet/train_…, frechet/test_…, frechet/ratio_…, named for the extractor, against equally many reference images
+      per class; frechet/bias_… where there are too few images for the number of features.
+    * prdc/… (precision, recall, density, coverage, against held-out images) and kernel/… (to train and to test).
+    * With "diversity": diversity/vendi_…. With "authenticity": authenticity/auth_pct_…, c_t_…, mifid_…, memorization
+      among features and the calibrated distance; these need the features of all training images, once.
+
+    A test measures everything, a validation what `measures` names.
 
     Args:
         sampler: how images are drawn; without noise levels of its own it walks those of the module.
@@ -39,9 +50,11 @@ class Generation(Callback):
         seed: of the first image.
         grid: images in the picture.
         every_n_validations: draw in every n-th validation only; the last one of a training always draws.
+        measures: groups that a validation measures beside memorization and Fréchet distances, of "prdc", "kernel",
+            "diversity" and "authenticity".
 
     Raises:
-        UserError: fewer than two samples; pixels compared where their covariance does not fit.
+        UserError: fewer than two samples; an unknown measure; pixels compared where their covariance does not fit.
     """
 
     def __init__(
@@ -54,6 +67,7 @@ class Generation(Callback):
         seed: int = 0,
         grid: int = 16,
         every_n_validations: int = 1,
+        measures: Sequence[str] = QUICK,
     ) -> None:
         if num_samples < 2:
             raise UserError(
@@ -66,6 +80,8 @@ class Generation(Callback):
         self.seed = seed
         self.grid = grid
         self.every_n_validations = every_n_validations
+        check_measures(measures)
+        self.measures = tuple(measures)
         self._validations = 0
         self._measures: GeneratedImages | None = None
 
@@ -87,11 +103,11 @@ class Generation(Callback):
         self._validations += 1
         last = trainer.global_step >= trainer.estimated_stepping_batches
         if last or self._validations % self.every_n_validations == 0:
-            self._draw_and_measure(trainer, pl_module)
+            self._draw_and_measure(trainer, pl_module, self.measures)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw, measure, log."""
-        self._draw_and_measure(trainer, pl_module)
+        """Draw, measure everything, log."""
+        self._draw_and_measure(trainer, pl_module, MEASURES)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw and keep the images; no measure."""
@@ -121,23 +137,27 @@ class Generation(Callback):
         images = _gather_rows(trainer, torch.cat(parts).float(), num_samples)
         return SampleSet(images.cpu(), seeds, trainer.global_step, sampler.nfe, time.perf_counter() - start)
 
-    def _draw_and_measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _draw_and_measure(self, trainer: Trainer, pl_module: LightningModule, names: Sequence[str]) -> None:
         module = _checked(pl_module)
         samples = self.draw(trainer, module)
         dry_run = bool(getattr(trainer, "fast_dev_run", False))
-        measures = self._prepare(module, dry_run)
+        start = time.perf_counter()
+        measures = self._prepare(module, QUICK if dry_run else names, dry_run)
         measures.update(samples.images[trainer.global_rank :: trainer.world_size].to(module.device))
         figures = {name: value.float() for name, value in measures.compute().items()}
+        report = measures.memorization.report()
         measures.reset()
+        figures["generation/measuring_seconds"] = torch.tensor(time.perf_counter() - start)
         figures["generation/nfe"] = torch.tensor(float(samples.nfe))
         figures["generation/seconds"] = torch.tensor(samples.seconds)
         pl_module.log_dict(figures)
         if not dry_run:
             self._keep(trainer, module.data, samples)
+            keep_neighbors(trainer, samples, report, module.data.train.pixels, most=self.grid)
 
-    def _prepare(self, module: ScoreModule, dry_run: bool) -> GeneratedImages:
-        """The references, looked at once per run."""
-        if self._measures is None:
+    def _prepare(self, module: ScoreModule, names: Sequence[str], dry_run: bool) -> GeneratedImages:
+        """The references, looked at once per run and set of measures."""
+        if self._measures is None or set(self._measures.features.measures) != set(names):
             data, device = module.data, module.device
             rows = equal_reference_rows(data.train.labels, data.test.labels)
             if dry_run:
@@ -146,9 +166,10 @@ class Generation(Callback):
                 data.train.pixels.to(device),
                 data.test.pixels.to(device),
                 featurize=self._featurize,
-                name=getattr(self.extractor, "name", type(self.extractor).__name__),
+                name=extractor_name(self.extractor),
                 reference_train=rows[0],
                 reference_test=rows[1],
+                measures=names,
             ).to(device)
         return self._measures
 

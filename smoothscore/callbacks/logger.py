@@ -1,13 +1,18 @@
-"""The CSV logger of a run folder, and pictures for every logger that can show them."""
+"""The CSV logger of a run folder, and pictures, tables and curves for every logger that can show them."""
 
 import csv
+import importlib
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from lightning import Trainer
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from PIL import Image
 
 
 class RunLogger(CSVLogger):
@@ -46,3 +51,61 @@ def log_image(trainer: Trainer, name: str, image: np.ndarray) -> None:  # type: 
             logger.log_image(name, [image], step=trainer.global_step)
         elif isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(name, image, trainer.global_step, dataformats="HWC")
+
+
+def log_table(trainer: Trainer, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Show a table in every logger that can; a cell that is uint8 [H, W, 3] is a picture where there are pictures.
+
+    W&B gets a table to sort and filter, TensorBoard the same as text without pictures.
+    """
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            image = importlib.import_module("wandb").Image
+            cells = [[image(cell) if isinstance(cell, np.ndarray) else cell for cell in row] for row in rows]
+            logger.log_table(name, columns=list(columns), data=cells, step=trainer.global_step)
+        elif isinstance(logger, TensorBoardLogger):
+            kept = [
+                place for place in range(len(columns)) if not any(isinstance(row[place], np.ndarray) for row in rows)
+            ]
+            lines = [[columns[place] for place in kept], ["---"] * len(kept)]
+            lines += [[_cell(row[place]) for place in kept] for row in rows]
+            text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+            logger.experiment.add_text(name, text, trainer.global_step)
+
+
+def log_curves(
+    trainer: Trainer,
+    name: str,
+    x: Sequence[float],
+    curves: Mapping[str, Sequence[float]],
+    *,
+    x_label: str,
+    y_label: str,
+) -> None:
+    """Show lines over a logarithmic axis as one picture, in every logger that can show pictures.
+
+    Args:
+        trainer: whose loggers.
+        name: such as expansion/curve.
+        x: positions, above 0.
+        curves: values at these positions by label; NaN where there is none.
+        x_label: of the axis.
+        y_label: of the axis.
+    """
+    if not any(isinstance(logger, WandbLogger | TensorBoardLogger) for logger in trainer.loggers):
+        return
+    figures = importlib.import_module("matplotlib.figure")  # slow to import, needed only here
+    figure = figures.Figure(figsize=(6, 4), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    for label, values in curves.items():
+        axes.plot(x, values, marker="o", label=label)
+    axes.set(xscale="log", xlabel=x_label, ylabel=y_label, title=f"step {trainer.global_step:,}")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    log_image(trainer, name, np.asarray(Image.open(buffer).convert("RGB")))
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -24,7 +24,10 @@ def run(name: str, args: Sequence[str]) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: name a folder, which is made where there is none.")
     comparison = compare_runs(
-        [Path(folder) for folder in options.runs], extractor=options.extractor, device=_device(options.device)
+        [Path(folder) for folder in options.runs],
+        extractor=options.extractor,
+        device=_device(options.device),
+        sort=options.sort,
     )
     console = Console()
     # Without a terminal there is no width to keep to, and lines that break are hard to read in a log.
@@ -48,6 +51,9 @@ def _parser(name: str) -> ArgumentParser:
         "--extractor",
         type=nn.Module | None,
         help="measure all runs in these features, for instance Pixels; without it in those of their configurations",
+    )
+    parser.add_argument(
+        "--sort", metavar="COLUMN", help="sort runs by a column of table.csv, the best first (on the page, click)"
     )
     parser.add_argument("--seeds", type=int, default=32, metavar="N", help="seeds in the grid of samples")
     parser.add_argument("--pairs", type=int, default=15, metavar="N", help="nearest pairs shown per run and space")

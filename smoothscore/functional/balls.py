@@ -35,6 +35,9 @@ class Balls:
         k: which neighbor a ball reaches, 1 ≤ k < M.
 
     Attributes:
+        name: as given.
+        rows: as given; held by reference.
+        k: as given.
         radius: [M], float32.
 
     Raises:
@@ -51,6 +54,8 @@ class Balls:
                 "choose k between 1 and that, or give more images."
             )
         self.name = name
+        self.rows = rows
+        self.k = k
         self._centers = Centers(rows)
         # The row itself is one of the k + 1 nearest, at 0, whichever place ties give it.
         self.radius = self._centers.nearest(rows, k + 1).distance[:, k].clone()

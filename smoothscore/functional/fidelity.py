@@ -49,8 +49,17 @@ def prdc(real: Tensor, fake: Tensor, *, k: int = 5) -> PRDC:
 
     Source: Kynkäänniemi et al. 2019 (arXiv 1904.06991), Eq. 1 and 2; Naeem et al. 2020 (arXiv 2002.09797), Eq. 3 and 4.
     """
-    around_real, around_fake = Balls("real", real, k), Balls("fake", fake, k)
-    of_fake, of_real = around_real.hold("fake", fake), around_fake.hold("real", real)
+    return prdc_from_balls(Balls("real", real, k), fake)
+
+
+def prdc_from_balls(real: Balls, fake: Tensor) -> PRDC:
+    """:func:`prdc` with the balls around real images made once and compared with many sets of samples.
+
+    Raises:
+        UserError: as :func:`prdc`.
+    """
+    k = real.k
+    of_fake, of_real = real.hold("fake", fake), Balls("fake", fake, k).hold(real.name, real.rows)
     return PRDC(
         precision=float((of_fake.balls > 0).double().mean()),
         recall=float((of_real.balls > 0).double().mean()),

@@ -1,7 +1,8 @@
 """Measures as torchmetrics: ``smoothscore.functional`` over many batches and processes."""
 
+from smoothscore.metrics.features import MEASURES, QUICK, FeatureMeasures
 from smoothscore.metrics.frechet import FrechetDistance
 from smoothscore.metrics.generated import GeneratedImages
 from smoothscore.metrics.memorization import Memorization
 
-__all__ = ["FrechetDistance", "GeneratedImages", "Memorization"]
+__all__ = ["MEASURES", "QUICK", "FeatureMeasures", "FrechetDistance", "GeneratedImages", "Memorization"]

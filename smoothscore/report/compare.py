@@ -10,10 +10,11 @@ from torch import nn
 from smoothscore.distances import decode
 from smoothscore.functional import MemorizationReport
 from smoothscore.neighbors import Pixels, extractor_name
-from smoothscore.report.measure import DataSet, MeasuredRun, measure_runs
+from smoothscore.report.columns import columns
+from smoothscore.report.measure import DataSet, MeasuredRun, measure_images, measure_runs
 from smoothscore.report.rebuild import build_extractor
 from smoothscore.report.runs import read_runs
-from smoothscore.report.table import Column, Row, Table, expansion_sigmas
+from smoothscore.report.table import Row, Table, expansion_sigmas
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,11 @@ class Comparison:
 
 
 def compare_runs(
-    folders: Sequence[Path], *, extractor: nn.Module | None = None, device: torch.device | str = "cpu"
+    folders: Sequence[Path],
+    *,
+    extractor: nn.Module | None = None,
+    device: torch.device | str = "cpu",
+    sort: str | None = None,
 ) -> Comparison:
     """Read runs, measure their samples as in training, and set the figures side by side.
 
@@ -47,13 +52,14 @@ def compare_runs(
         folders: run folders, each with config.yaml, metrics.csv and samples.npz.
         extractor: measure all runs in these features; None takes the one of their configurations, which must be one.
         device: where features and distances are computed.
+        sort: key of a column that the runs are sorted by, the best first; None keeps the order given.
 
     Returns:
         A `Comparison`.
 
     Raises:
-        UserError: no run, a folder that is no complete run, a configuration that cannot be built again, different
-            extractors, or samples of another shape than the data.
+        UserError: no run, no such column, a folder that is no complete run, a configuration that cannot be built again,
+            different extractors, or samples of another shape than the data.
     """
     runs = read_runs(folders)
     if extractor is None:
@@ -61,38 +67,35 @@ def compare_runs(
     measured = measure_runs(runs, extractor, torch.device(device))
     name = extractor_name(extractor)
     num_features = measured[0].data.train_features.shape[1]
-    return Comparison(tuple(measured), name, num_features, _table(measured, name, num_features))
+    table = _table_of_runs(measured, name)
+    if sort is not None:
+        table = table.sorted_by(sort)
+        by_name = {one.run.name: one for one in measured}
+        measured = [by_name[row.name] for row in table.rows]
+    return Comparison(tuple(measured), name, num_features, _with_controls(table, measured, name, num_features))
 
 
-def _table(runs: Sequence[MeasuredRun], extractor: str, num_features: int) -> Table:
+def _table_of_runs(runs: Sequence[MeasuredRun], extractor: str) -> Table:
     sigmas = expansion_sigmas([name for measured in runs for name in measured.run.curves])
-    columns = (
-        Column("memorized", "memorized", style="percent", interval=True),
-        Column("below_third", "< 1/3", "ratio d₁/d₂", style="percent"),
-        Column("mean_ratio", "mean", "ratio d₁/d₂", style="ratio"),
-        Column("min_ratio", "min", "ratio d₁/d₂", style="ratio"),
-        Column(f"frechet_train_{extractor}", f"FD-train ({extractor})"),
-        Column(f"frechet_test_{extractor}", f"FD-test ({extractor})"),
-        *(Column(f"expansion_{sigma}", f"σ = {sigma}", "expansion ratio") for sigma in sigmas),
-        Column("nfe", "NFE", style="integer"),
-        Column("step_ms", "ms per step", style="milliseconds"),
-        Column("samples", "samples", style="integer", shown=False),
-    )
-    rows = [Row(measured.run.name, _run_values(measured, extractor, sigmas)) for measured in runs]
+    rows = (Row(measured.run.name, _run_values(measured, extractor, sigmas)) for measured in runs)
+    return Table(columns(extractor, sigmas), tuple(rows))
+
+
+def _with_controls(table: Table, runs: Sequence[MeasuredRun], extractor: str, num_features: int) -> Table:
+    rows = list(table.rows)
     data_sets = list(dict.fromkeys(measured.data for measured in runs))
     for data in data_sets:
         own = [measured for measured in runs if measured.data is data]
         names = f" (for {', '.join(measured.run.name for measured in own)})" if len(data_sets) > 1 else ""
         rows.append(Row(f"held-out images{names}", _control_values(own, extractor), control=True))
-    return Table(columns, tuple(rows), tuple(_notes(runs, rows, extractor, num_features)))
+    return Table(table.columns, tuple(rows), tuple(_notes(runs, rows, extractor, num_features)))
 
 
 def _run_values(measured: MeasuredRun, extractor: str, sigmas: Sequence[str]) -> dict[str, float | None]:
     run = measured.run
     return {
-        **_memorization_values(measured.pixels),
-        f"frechet_train_{extractor}": measured.figures[f"frechet/train_{extractor}"],
-        f"frechet_test_{extractor}": measured.figures[f"frechet/test_{extractor}"],
+        **_memorization_values(measured.pixels, measured.features, extractor),
+        **_logged_values(measured.figures, measured.intervals, extractor),
         **{f"expansion_{sigma}": run.last(f"expansion/network_{sigma}") for sigma in sigmas},
         "nfe": run.samples.nfe,
         "step_ms": run.last("train/step_ms"),
@@ -103,30 +106,81 @@ def _run_values(measured: MeasuredRun, extractor: str, sigmas: Sequence[str]) ->
 def _control_values(runs: Sequence[MeasuredRun], extractor: str) -> dict[str, float | None]:
     """Held-out images measured as if a model had drawn them."""
     data = runs[0].data
-    assert runs[0].pixels.control is not None
-    # As many as the runs have samples, where there are as many: the distance depends on their number. The distance to
-    # held-out images is left blank, since it would compare them with themselves.
+    pixels, features = runs[0].pixels.control, runs[0].features.control
+    assert pixels is not None
+    assert features is not None
+    # As many as the runs have samples, where there are as many: most measures depend on their number. What compares
+    # with held-out images is left blank, since it would compare them with themselves.
     count = min(len(measured.run.samples.images) for measured in runs)
-    order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))
-    data.measures.update(decode(data.test[order[:count]]))
-    frechet = float(data.measures.compute()[f"frechet/train_{extractor}"])
-    data.measures.reset()
+    order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0)).to(data.test.device)
+    figures, found, _, _ = measure_images(data.measures, decode(data.test[order[:count]]))
+    of_train = (
+        "frechet/train",
+        "kernel/train",
+        "authenticity/auth_pct",
+        "authenticity/mifid",
+        "diversity",
+        "memorization",
+    )
+    figures = {name: value for name, value in figures.items() if name.startswith(of_train)}
     return {
-        **_memorization_values(runs[0].pixels.control),
-        f"frechet_train_{extractor}": frechet,
+        **_memorization_values(pixels, features, extractor),
+        **_logged_values(figures, found, extractor),
         "samples": len(data.test),
     }
 
 
-def _memorization_values(report: MemorizationReport) -> dict[str, float | None]:
-    return {
+_LOGGED = {
+    "memorization/calibrated": "calibrated",
+    **{
+        f"{group}_{{}}": f"{key}_{{}}"
+        for group, key in {
+            "frechet/train": "frechet_train",
+            "frechet/test": "frechet_test",
+            "frechet/ratio": "frechet_ratio",
+            "kernel/train": "kernel_train",
+            "kernel/test": "kernel_test",
+            "authenticity/auth_pct": "auth_pct",
+            "authenticity/c_t": "c_t",
+            "authenticity/mifid": "mifid",
+            "diversity/vendi": "vendi",
+            **{f"prdc/{name}": name for name in ("precision", "recall", "density", "coverage")},
+        }.items()
+    },
+}
+
+
+def _logged_values(
+    figures: dict[str, float], found: dict[str, tuple[float, float]], extractor: str
+) -> dict[str, float | None]:
+    values: dict[str, float | None] = {}
+    for name, key in ((name.format(extractor), key.format(extractor)) for name, key in _LOGGED.items()):
+        if name in figures:
+            values[key] = figures[name]
+            if name in found:
+                values[f"{key}_low"], values[f"{key}_high"] = found[name]
+    return values
+
+
+def _memorization_values(
+    report: MemorizationReport, features: MemorizationReport, extractor: str
+) -> dict[str, float | None]:
+    values: dict[str, float | None] = {
         "memorized": report.fraction,
         "memorized_low": report.interval[0],
         "memorized_high": report.interval[1],
         "below_third": report.counts[0] / len(report.ratio),
+        "below_half": report.counts[1] / len(report.ratio),
         "mean_ratio": report.mean,
         "min_ratio": report.minimum,
     }
+    if report.difference_interval is not None:
+        values["excess"] = report.difference
+        values["excess_low"], values["excess_high"] = report.difference_interval
+    if extractor != "pixels":
+        key = f"memorized_{extractor}"
+        values |= {key: features.fraction, f"{key}_low": features.interval[0], f"{key}_high": features.interval[1]}
+    return values
 
 
 def _notes(runs: Sequence[MeasuredRun], rows: Sequence[Row], extractor: str, num_features: int) -> list[str]:

@@ -1,20 +1,23 @@
 """Measure the samples of runs against the images they were trained on, with the measures of training."""
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from smoothscore.data import ImageDataModule, equal_reference_rows
 from smoothscore.data.rebuild import build_data
 from smoothscore.errors import UserError
 from smoothscore.functional import MemorizationReport
-from smoothscore.metrics.generated import GeneratedImages
+from smoothscore.metrics import MEASURES, GeneratedImages
 from smoothscore.neighbors import extract_features, extractor_name
 from smoothscore.report.rebuild import data_key
 from smoothscore.report.runs import Run
+from smoothscore.report.uncertainty import intervals
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +51,7 @@ class MeasuredRun:
         run: what its folder holds.
         data: the images it was trained on; one object for all runs on the same images.
         figures: named as they are logged in training.
+        intervals: 95 % intervals of the figures that have one, by the same names.
         pixels: nearest training images in pixels.
         features: nearest training images in features.
     """
@@ -55,6 +59,7 @@ class MeasuredRun:
     run: Run
     data: DataSet
     figures: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
     pixels: MemorizationReport
     features: MemorizationReport
 
@@ -68,7 +73,7 @@ def measure_runs(runs: Sequence[Run], extractor: nn.Module, device: torch.device
     by_key: dict[str, DataSet] = {}
     by_digest: dict[str, DataSet] = {}
     measured = []
-    for run in runs:
+    for run in tqdm(runs, desc="measuring runs", unit="run", delay=2):
         key = data_key(run)
         if key not in by_key:
             module = build_data(run.config, run.folder / "config.yaml")
@@ -95,7 +100,6 @@ def _data_set(data: ImageDataModule, extractor: nn.Module, device: torch.device)
         return extract_features(images, extractor, device=device).to(device)
 
     train, test = data.train.pixels.to(device), data.test.pixels.to(device)
-    features = _features_of_distinct(train, featurize(train))
     rows = equal_reference_rows(data.train.labels, data.test.labels)
     measures = GeneratedImages(
         train,
@@ -104,17 +108,10 @@ def _data_set(data: ImageDataModule, extractor: nn.Module, device: torch.device)
         name=extractor_name(extractor),
         reference_train=rows[0],
         reference_test=rows[1],
-        train_features=features,
+        measures=MEASURES,
     ).to(device)
-    return DataSet(type(data).__name__, train, test, features, *rows, measures)
-
-
-def _features_of_distinct(images: Tensor, features: Tensor) -> Tensor:
-    """Give equal images equal features, which the place in a batch may round differently: they group as one."""
-    _, group = torch.unique(images.flatten(1), dim=0, return_inverse=True)
-    first = torch.full((len(images),), len(images), device=images.device)
-    first.scatter_reduce_(0, group, torch.arange(len(images), device=images.device), "amin")
-    return features[first[group]]
+    assert measures.train_features is not None
+    return DataSet(type(data).__name__, train, test, measures.train_features, *rows, measures)
 
 
 def _measure(run: Run, data: DataSet) -> MeasuredRun:
@@ -124,14 +121,27 @@ def _measure(run: Run, data: DataSet) -> MeasuredRun:
             f"The samples of {run.name} have shape {list(images.shape[1:])}, but its images "
             f"{list(data.train.shape[1:])}: config.yaml and samples.npz are not of one run; draw the samples again."
         )
-    measures = data.measures
-    measures.reset()
     try:
-        measures.update(images.to(data.train.device))
+        return MeasuredRun(run, data, *measure_images(data.measures, images.to(data.train.device)))
     except UserError as error:
         raise UserError(f"{run.folder / 'samples.npz'} cannot be measured: {error}") from error
-    figures = {name: float(value) for name, value in measures.compute().items()}
-    assert measures.feature_memorization is not None
-    pixels, features = measures.memorization.report(), measures.feature_memorization.report()
+
+
+def measure_images(
+    measures: GeneratedImages, images: Tensor
+) -> tuple[dict[str, float], dict[str, tuple[float, float]], MemorizationReport, MemorizationReport]:
+    """Figures and their intervals, and memorization in pixels and in features, of images as if a model had drawn them.
+
+    Raises:
+        UserError: what the measures refuse.
+    """
     measures.reset()
-    return MeasuredRun(run, data, figures, pixels, features)
+    measures.update(images)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The Fréchet distances")  # the table's notes say it
+        figures = {name: float(value) for name, value in measures.compute().items()}
+    found = intervals(measures, figures)
+    assert measures.feature_memorization is not None
+    reports = measures.memorization.report(), measures.feature_memorization.report()
+    measures.reset()
+    return figures, found, *reports

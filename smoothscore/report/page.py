@@ -62,6 +62,17 @@ class RunView:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One part of the table: its columns, alone and under their headings, and which runs stand out in each."""
+
+    title: str
+    anchor: str
+    columns: list[Column]
+    groups: list[tuple[str, list[Column]]]
+    standing: dict[str, dict[str, str]]
+
+
+@dataclass(frozen=True)
 class RowView:
     """A row of the table with its drawing of the interval."""
 
@@ -106,8 +117,7 @@ def _context(comparison: Comparison, num_seeds: int, num_pairs: int) -> dict[str
         "runs": runs,
         "control_key": signs.key(signs.Look.of_control(), "dashed"),
         "table": comparison.table,
-        "columns": (shown := [column for column in comparison.table.columns if column.shown]),
-        "groups": _groups(shown),
+        "parts": _parts(comparison),
         "rows": _row_views(comparison, runs, limit),
         "limit": format_value(limit, "percent").replace(".0", ""),
         "figures": drawn,
@@ -161,6 +171,20 @@ def _row_views(comparison: Comparison, runs: Sequence[RunView], limit: float) ->
             )
         )
     return views
+
+
+def _parts(comparison: Comparison) -> list[Part]:
+    """Parts of the table that have any figure."""
+    table = comparison.table
+    parts: dict[str, list[Column]] = {}
+    for column in table.columns:
+        if column.shown and any(row.values.get(column.key) is not None for row in table.rows):
+            parts.setdefault(column.part, []).append(column)
+    standing = {column.key: table.standing(column) for column in table.columns}
+    return [
+        Part(title, f"table-{place}", columns, _groups(columns), standing)
+        for place, (title, columns) in enumerate(parts.items())
+    ]
 
 
 def _groups(columns: Sequence[Column]) -> list[tuple[str, list[Column]]]:

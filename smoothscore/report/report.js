@@ -2,6 +2,23 @@
 // Enlarges what the pointer or the keyboard is on; the page is complete without it.
 const zoom = document.getElementById("zoom");
 
+// A heading sorts the runs of all parts of the table; controls stay below them.
+for (const button of document.querySelectorAll("[data-sort]")) {
+  button.addEventListener("click", () => {
+    const heading = button.closest("th"), table = button.closest("table");
+    const body = table.tBodies[0];
+    const column = [...table.querySelectorAll("thead th:not(.name, .group)")].sort((a, b) => a.offsetLeft - b.offsetLeft).indexOf(heading) + 1;
+    const again = heading.ariaSort === "ascending";
+    const up = heading.ariaSort ? !again : button.dataset.sort === "low";
+    for (const other of document.querySelectorAll("th[aria-sort]")) other.removeAttribute("aria-sort");
+    heading.ariaSort = up ? "ascending" : "descending";
+    const rows = [...body.rows].map((row, place) => ({ place, control: row.classList.contains("control-row"), text: row.cells[column].dataset.value }));
+    const missing = (row) => row.text === "" || Number.isNaN(+row.text);
+    rows.sort((a, b) => a.control - b.control || missing(a) - missing(b) || (missing(a) ? 0 : (up ? 1 : -1) * (a.text - b.text)) || a.place - b.place);
+    for (const part of document.querySelectorAll("[data-sortable]")) part.tBodies[0].append(...rows.map((row) => part.tBodies[0].rows[row.place]));
+  });
+}
+
 function pictures(item) {
   if (item.dataset.zoom === "pair") {
     const ratio = item.querySelector(".ratio").firstChild.textContent.trim();

@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from smoothscore.data.samples import write_atomically
+from smoothscore.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,22 @@ class Column:
         style: how the figure is written for people; files hold plain numbers.
         interval: whether the figure has a 95 % interval.
         shown: whether people see it; files hold every column.
+        part: heading of the part of the page that it stands in.
+        better: which direction is good; empty where neither is.
+        about: what it is, for people who have not met it.
+        drawn: whether the page draws the interval.
     """
 
     key: str
     title: str
     group: str = ""
-    style: Literal["percent", "ratio", "number", "integer", "milliseconds"] = "number"
+    style: Literal["percent", "points", "ratio", "number", "integer", "milliseconds"] = "number"
     interval: bool = False
     shown: bool = True
+    part: str = ""
+    better: Literal["low", "high", ""] = ""
+    about: str = ""
+    drawn: bool = False
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -52,7 +61,8 @@ class Column:
         low, high = values.get(f"{self.key}_low"), values.get(f"{self.key}_high")
         if not self.interval or low is None or high is None:
             return ""
-        return "–".join(format_value(end, self.style).removesuffix(" %") for end in (low, high))
+        ends = [format_value(end, self.style).removesuffix(" %") for end in (low, high)]
+        return (" to " if any(end[0] in "−+-" for end in ends) else "–").join(ends)
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,56 @@ class Table:
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
 
+    def standing(self, column: Column) -> dict[str, str]:
+        """Which runs are "best" in a column, and which "tie" with it, by name; empty with one run or no direction.
+
+        A run ties with the best where their difference lies inside its interval, by Newcombe's rule: with half-widths
+        a and b of the two intervals toward each other, |difference| ≤ √(a² + b²). Figures without an interval tie only
+        where they are equal. Controls are no runs.
+
+        Source: Newcombe 1998, method 10.
+        """
+        figures = {row.name: row.values.get(column.key) for row in self.rows if not row.control}
+        known = {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
+        if not column.better or len(known) < 2:
+            return {}
+        sign = 1 if column.better == "low" else -1
+        best = min(known, key=lambda name: sign * known[name])
+        rows = {row.name: row.values for row in self.rows if not row.control}
+        near, far = ("high", "low") if sign > 0 else ("low", "high")
+        found = {best: "best"}
+        for name, value in known.items():
+            gap = abs(value - known[best])
+            widths = [
+                (rows[of].get(f"{column.key}_{end}"), known[of])
+                for of, end in ((best, near), (name, far))
+                if column.interval
+            ]
+            margin = math.hypot(*(abs(end - own) for end, own in widths if end is not None))
+            if name != best and gap <= margin:
+                found[name] = "tie"
+        return found
+
+    def sorted_by(self, key: str) -> "Table":
+        """The same table with its runs sorted by a column, the best first; runs without the figure last, then controls.
+
+        Raises:
+            UserError: no such column.
+        """
+        column = next((column for column in self.columns if column.key == key), None)
+        if column is None:
+            raise UserError(
+                f"There is no column {key}: choose among {', '.join(column.key for column in self.columns)}."
+            )
+        sign = -1 if column.better == "high" else 1
+
+        def place(row: Row) -> tuple[bool, bool, float]:
+            value = row.values.get(key)
+            missing = value is None or math.isnan(value)
+            return row.control, missing, 0.0 if value is None or missing else sign * value
+
+        return replace(self, rows=tuple(sorted(self.rows, key=place)))
+
     def write(self, folder: Path) -> None:
         """Write table.csv (one plain number per column) and table.json (the same with titles and notes)."""
         keys = [key for column in self.columns for key in column.keys]
@@ -94,8 +154,15 @@ class Table:
         write_atomically(folder / "table.csv", text.getvalue().encode())
         content: dict[str, Any] = {
             "columns": [
-                {"key": c.key, "title": c.title, "group": c.group, "interval": 0.95 if c.interval else None}
-                for c in self.columns
+                {
+                    "key": column.key,
+                    "title": column.title,
+                    "group": column.group,
+                    "interval": 0.95 if column.interval else None,
+                    "better": column.better or None,
+                    "standing": self.standing(column),
+                }
+                for column in self.columns
             ],
             "rows": [
                 {"run": row.name, "control": row.control, **{key: _plain(row.values.get(key)) for key in keys}}
@@ -107,7 +174,7 @@ class Table:
 
     def print(self, console: Console) -> None:
         """Print it in the terminal, in several parts where all columns do not fit side by side."""
-        shown = [_Printed.of(column, self.rows) for column in self.columns if column.shown]
+        shown = [_Printed.of(column, self.rows, self.standing(column)) for column in self.columns if column.shown]
         names = [row.name for row in self.rows]
         name_width = max(map(len, names))
         while shown:
@@ -123,6 +190,8 @@ class Table:
                 cells = [column.cells[number] for column in part]
                 table.add_row(escape(row.name), *cells, style="dim" if row.control else None)
             console.print(table)
+        if any(self.standing(column) for column in self.columns):
+            console.print("* best in its column, ≈ no different from it within the 95 % intervals", style="dim")
         for note in self.notes:
             console.print(escape(note), style="yellow", highlight=False)
 
@@ -134,9 +203,17 @@ class _Printed(NamedTuple):
     cells: list[str]
 
     @classmethod
-    def of(cls, column: Column, rows: Sequence[Row]) -> "_Printed":
+    def of(cls, column: Column, rows: Sequence[Row], standing: Mapping[str, str]) -> "_Printed":
         title = "\n".join([*column.group.split(), column.title.replace(" (", "\n(").replace("per ", "per\n")])
-        return cls(title, [f"{column.text(row.values)} {column.interval_text(row.values)}".strip() for row in rows])
+        signs = {"best": "*", "tie": "≈", "": ""}
+        return cls(
+            title,
+            [
+                signs[standing.get(row.name, "") if not row.control else ""]
+                + f"{column.text(row.values)} {column.interval_text(row.values)}".strip()
+                for row in rows
+            ],
+        )
 
     @property
     def width(self) -> int:
@@ -154,6 +231,8 @@ def format_value(value: float, style: str) -> str:
         return "NaN" if math.isnan(value) else f"{value:+}"
     if style == "percent":
         return f"{100 * value:.1f} %"
+    if style == "points":
+        return f"{100 * value:+.1f}".replace("-", "−")
     if style == "ratio":
         return f"{value:.3f}"
     if style == "integer":

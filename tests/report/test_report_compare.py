@@ -2,7 +2,9 @@
 
 import csv
 import json
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,25 @@ from fake_runs import LITE0, PIXELS, emoji16, planted, write_run
 
 from smoothscore.cli import main
 from smoothscore.data import Emoji, equal_reference_rows
+from smoothscore.distances import decode
 from smoothscore.errors import UserError
-from smoothscore.functional import frechet_from_features, memorization_report
-from smoothscore.report import compare_runs
+from smoothscore.functional import (
+    auth_pct,
+    c_t,
+    calibrated_distance,
+    fraction_interval,
+    frechet_from_features,
+    kernel_distance,
+    memorization_report,
+    mifid,
+    prdc,
+    vendi,
+)
+from smoothscore.metrics import MEASURES, GeneratedImages
+from smoothscore.report import Table, compare_runs
+from smoothscore.report.measure import measure_images
 from smoothscore.report.pictures import feature_pairs, grade, pixel_pairs
+from smoothscore.report.table import Column, Row
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,26 +70,46 @@ def test_figures_equal_the_functions_computed_directly(runs, data, tmp_path):
         samples = planted(data, 96, copies=copies, seed=seed)
         report = memorization_report(samples, train)
         assert report.count > 0
-        distances = [float(frechet_from_features(r, samples.clamp(0, 1).flatten(1))) for r in references]
-        assert table[name] == pytest.approx(
-            {
-                "memorized": report.count / 96,
-                "memorized_low": report.interval[0],
-                "memorized_high": report.interval[1],
-                "below_third": int((report.ratio < 1 / 3).sum()) / 96,
-                "mean_ratio": float(report.ratio.double().mean()),
-                "min_ratio": float(report.ratio.min()),
-                "frechet_train_pixels": distances[0],
-                "frechet_test_pixels": distances[1],
-                "expansion_0.1": 1 + 4.5 * fraction,
-                "expansion_0.3": 1 + 2.4 * fraction,
-                "expansion_1": 1 + 0.9 * fraction,
-                "nfe": 300,
-                "step_ms": 100 + 10 * fraction + 11.8,
-                "samples": 96,
-            },
-            rel=1e-5,
-        )
+        features = samples.clamp(0, 1).flatten(1)
+        distances = [float(frechet_from_features(r, features)) for r in references]
+        kernels = [kernel_distance(r, features).mean for r in references]
+        excess = memorization_report(samples, train, control=test)
+        flat = [images.flatten(1).float() / 255 for images in (train, test)]
+        near = prdc(references[1], features)
+        expected = {
+            "excess": excess.difference,
+            "excess_low": excess.difference_interval[0],
+            "below_half": int((report.ratio < 1 / 2).sum()) / 96,
+            "calibrated": float((calibrated_distance(samples, train) < 1).double().mean()),
+            "auth_pct_pixels": auth_pct(flat[0], features),
+            "c_t_pixels": c_t(*flat, features, cells=1, least=1).z,
+            "frechet_ratio_pixels": distances[1] / distances[0],
+            "kernel_train_pixels": kernels[0],
+            "kernel_test_pixels": kernels[1],
+            "mifid_pixels": mifid(flat[0], features).value,
+            "vendi_pixels": vendi(features),
+            **{f"{measure}_pixels": value for measure, value in near._asdict().items()},
+            "memorized": report.count / 96,
+            "memorized_low": report.interval[0],
+            "memorized_high": report.interval[1],
+            "below_third": int((report.ratio < 1 / 3).sum()) / 96,
+            "mean_ratio": float(report.ratio.double().mean()),
+            "min_ratio": float(report.ratio.min()),
+            "frechet_train_pixels": distances[0],
+            "frechet_test_pixels": distances[1],
+            "expansion_0.1": 1 + 4.5 * fraction,
+            "expansion_0.3": 1 + 2.4 * fraction,
+            "expansion_1": 1 + 0.9 * fraction,
+            "nfe": 300,
+            "step_ms": 100 + 10 * fraction + 11.8,
+            "samples": 96,
+        }
+        assert {key: table[name][key] for key in expected} == pytest.approx(expected, rel=1e-5)
+        ends = [key for key in table[name] if key.endswith(("_low", "_high"))]
+        assert {key for key in table[name] if key not in ends} <= set(expected)
+        for key in ends:
+            sign = 1 if key.endswith("_high") else -1
+            assert sign * table[name][key] >= sign * table[name][key.rpartition("_")[0]]
     control = memorization_report(test, train)
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:96]
     held_out = table["held-out images"]
@@ -81,8 +118,84 @@ def test_figures_equal_the_functions_computed_directly(runs, data, tmp_path):
     assert held_out["min_ratio"] == pytest.approx(control.minimum, rel=1e-6)
     expected = frechet_from_features(references[0], test[order].flatten(1).float() / 255)
     assert held_out["frechet_train_pixels"] == pytest.approx(float(expected), rel=1e-5)
-    blank = ("frechet_test_pixels", "expansion_0.1", "nfe", "step_ms")
-    assert [held_out[key] for key in blank] == [None] * 4
+    blank = ("frechet_test_pixels", "frechet_ratio_pixels", "kernel_test_pixels", "precision_pixels", "excess")
+    blank += ("c_t_pixels", "expansion_0.1", "nfe", "step_ms")
+    assert [held_out[key] for key in blank] == [None] * len(blank)
+    chosen = test[order].flatten(1).float() / 255
+    assert held_out["kernel_train_pixels"] == pytest.approx(kernel_distance(references[0], chosen).mean, rel=1e-5)
+    assert held_out["auth_pct_pixels"] == pytest.approx(auth_pct(train.flatten(1).float() / 255, chosen), rel=1e-6)
+
+
+def test_runs_are_sorted_with_controls_last(runs, tmp_path, capsys):
+    def names(key):
+        return [row.name for row in compare_runs(runs, sort=key).table.rows]
+
+    assert names("memorized") == ["smoothed", "conditioned", "held-out images"]
+    assert names("mean_ratio")[0] == "smoothed"  # higher is better
+    comparison = compare_runs(runs[::-1], sort="below_third")
+    assert [measured.run.name for measured in comparison.runs] == names("below_third")[:2]
+    with pytest.raises(SystemExit):
+        main(["compare", *map(str, runs), "--sort", "fid", "--out", str(tmp_path)])
+    assert "There is no column fid" in capsys.readouterr().err
+
+
+COLUMN = Column("m", "m", interval=True, better="low")
+
+
+def standing(column: Column, *figures: tuple[float, float, float]) -> dict[str, str]:
+    rows = [Row(f"run {n}", {"m": v, "m_low": low, "m_high": high}) for n, (v, low, high) in enumerate(figures)]
+    return Table((column,), (*rows, Row("held-out", {"m": -9.0}, control=True))).standing(column)
+
+
+def test_ties_are_differences_inside_the_intervals():
+    """By Newcombe's rule: 3 and 4 toward each other make 5."""
+    far, near = (15.1, 11.1, 99.0), (15.0, 11.0, 99.0)
+    assert standing(COLUMN, (10.0, -99.0, 13.0), far) == {"run 0": "best"}
+    assert standing(COLUMN, (10.0, -99.0, 13.0), near) == {"run 0": "best", "run 1": "tie"}
+    high = replace(COLUMN, better="high")
+    assert standing(high, (10.0, -99.0, 13.0), far) == {"run 1": "best"}
+    assert standing(high, (10.0, -99.0, 13.0), near) == {"run 1": "best", "run 0": "tie"}
+    assert standing(replace(COLUMN, interval=False), far, near, near) == {"run 1": "best", "run 2": "tie"}
+    assert standing(replace(COLUMN, better=""), far, near) == {}
+    assert standing(COLUMN, far) == {}
+    assert standing(COLUMN, (math.nan, 0, 0), far, near)["run 2"] == "best"
+
+
+def test_ties_hold_their_level():
+    """Two runs of one model, 400 times: they tie in about 95 of 100."""
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.binomial(torch.full((400, 2), 200.0), torch.full((400, 2), 0.3), generator=generator).int()
+    ties = 0
+    for pair in counts.tolist():
+        figures = [(count / 200, *fraction_interval(count, 200)) for count in pair]
+        ties += "tie" in standing(COLUMN, *figures).values()
+    assert 0.91 < ties / 400 < 0.99
+
+
+def test_jackknife_of_a_distance_says_how_far_it_moves(data):
+    """The interval of one sample set covers about what other sets of the same size score."""
+    distinct = Emoji(image_size=16, num_train=100, num_test=100)
+    measures = GeneratedImages(
+        distinct.train.pixels,
+        distinct.test.pixels,
+        featurize=lambda images: decode(images).flatten(1)[:, ::16],
+        name="few",
+        reference_train=torch.arange(100),
+        reference_test=torch.arange(100),
+        measures=MEASURES,
+    )
+    generator = torch.Generator().manual_seed(0)
+    sets = [
+        distinct.train.pixels[:80].float() / 255 + 0.3 * torch.randn(80, 3, 16, 16, generator=generator)
+        for _ in range(8)
+    ]
+    found = [measure_images(measures, images)[:2] for images in sets]
+    for name in ("frechet/test_few", "kernel/test_few", "diversity/vendi_few"):
+        values = torch.tensor([figures[name] for figures, _ in found])
+        widths = torch.tensor([(high - low) / 2 / 1.96 for low, high in (ends[name] for _, ends in found)])
+        # these sets share their images, so they differ less than the images' own choice, which the jackknife adds
+        assert float(values.std()) < 1.5 * float(widths.mean())
+        assert all(ends[name][0] < figures[name] < ends[name][1] for figures, ends in found)
 
 
 def test_json_holds_the_same_figures(runs, tmp_path):
@@ -234,9 +347,11 @@ def test_figures_of_a_training_are_measured_again_alike(tmp_path, monkeypatch):
     comparison = compare_runs([folder])
     measured, values = comparison.runs[0], comparison.table.rows[0].values
     logged = {name: curve.value[-1] for name, curve in measured.run.curves.items()}
-    figures = [name for name in logged if name.startswith(("memorization", "frechet"))]
-    assert len(figures) == 9
-    assert measured.figures == pytest.approx({name: logged[name] for name in figures}, rel=1e-4)
+    figures = [name for name in logged if name.startswith(("memorization", "frechet", "prdc", "kernel"))]
+    assert len(figures) == 21
+    assert {name: measured.figures[name] for name in figures} == pytest.approx(
+        {name: logged[name] for name in figures}, rel=1e-4
+    )
     assert values["expansion_0.2"] == logged["expansion/network_0.2"]
     assert values["nfe"] == logged["generation/nfe"]
     assert values["step_ms"] == logged["train/step_ms"]
