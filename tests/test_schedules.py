@@ -5,9 +5,12 @@ import torch
 
 from smoothscore.errors import UserError
 from smoothscore.schedules import (
+    ClassNeighbors,
     CollapseTemperature,
     ConstantTemperature,
+    DensityNeighbors,
     DimTemperature,
+    EffectiveNeighbors,
     RootDimTemperature,
     log_uniform,
     shell_touch,
@@ -84,3 +87,50 @@ def test_temperatures_take_numbers_and_tensors(temperature, expected):
     tensor = temperature(torch.tensor(sigmas).view(2, 2))
     assert tensor.shape == (2, 2)
     assert tensor.flatten().tolist() == pytest.approx([expected(sigma) for sigma in sigmas])
+
+
+def test_effective_neighbors_fade_and_functions():
+    sigma = torch.tensor([0.0, 1.0, 2.0, 200.0])
+    assert EffectiveNeighbors(3.0).number(sigma).tolist() == [3.0] * 4
+    assert EffectiveNeighbors(3.0, fade=2.0).number(sigma).tolist() == pytest.approx([3, 2.6, 2, 1], abs=3e-4)
+    assert EffectiveNeighbors(lambda s: 1 + s).number(sigma).tolist() == [1, 2, 3, 201]
+    own = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert EffectiveNeighbors(own, fade=2.0).number(sigma).tolist() == pytest.approx([1, 1.8, 2, 1], abs=1e-3)
+
+
+def test_density_sets_n_by_the_distance_to_the_last_neighbor():
+    distances = torch.tensor([[0.0, 1.0, 2.0], [0.0, 1.0, 4.0], [0.0, 1.0, 8.0], [0.0, 0.0, 0.0], [0.0, 9.0, 9.0]])
+    labels = torch.zeros(5, dtype=torch.int64)
+    assert DensityNeighbors(1.5).of_images(distances, labels).tolist() == pytest.approx([2, 1.5, 1.25, 3, 11 / 9])
+    apart = DensityNeighbors(1.5, power=1.0).of_images(distances, labels)
+    assert apart.tolist() == pytest.approx([1.25, 1.5, 2, 1, 1 + 0.5 * 9 / 4])
+    assert DensityNeighbors(1.5, rank=1).of_images(distances, labels).tolist() == pytest.approx(
+        [1.5, 1.5, 1.5, 3, 1 + 0.5 / 9]
+    )
+
+
+def test_classes_have_their_own_n():
+    labels = torch.tensor([0, 3, 3, 1])
+    rule = ClassNeighbors(1.1, by_class={3: 2.0})
+    assert rule.of_images(torch.zeros(4, 5), labels).tolist() == pytest.approx([1.1, 2, 2, 1.1])
+    assert EffectiveNeighbors(2.0).of_images(torch.zeros(4, 5), labels) is None
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: EffectiveNeighbors(0.9), "n is 0.9"),
+        (lambda: EffectiveNeighbors(float("nan")), "n is nan"),
+        (lambda: EffectiveNeighbors(float("inf")), "n is inf"),
+        (lambda: EffectiveNeighbors(2.0, fade=0.0), "fade is 0"),
+        (lambda: EffectiveNeighbors(lambda s: s, fade=1.0), "drop one of the two"),
+        (lambda: DensityNeighbors(2.0, rank=0), "rank is 0"),
+        (lambda: DensityNeighbors(2.0, rank=5).of_images(torch.ones(4, 3), torch.zeros(4)), "rank is 5"),
+        (lambda: DensityNeighbors(2.0).of_images(torch.zeros(4, 3), torch.zeros(4)), "half of the images are copies"),
+        (lambda: ClassNeighbors(2.0, by_class={1: 0.5}), "class 1 n = 0.5"),
+        (lambda: ClassNeighbors(2.0, by_class={7: 3.0}).of_images(torch.ones(2, 3), torch.zeros(2)), "class 7"),
+    ],
+)
+def test_bad_numbers_of_neighbors_are_named(make, message):
+    with pytest.raises(UserError, match=message):
+        make()

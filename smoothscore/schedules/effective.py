@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,7 +11,6 @@ from smoothscore.errors import UserError
 Number = float | Tensor | Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
 class EffectiveNeighbors:
     """The temperature, for every sample its own, at which n neighbors speak: exp(−Σ_k w_k ln w_k) = n.
 
@@ -32,16 +30,19 @@ class EffectiveNeighbors:
         UserError: n below 1 or not finite, fade ≤ 0, both a function and fade; where it is used, n above K.
     """
 
-    n: Number
-    fade: float | None = field(default=None, kw_only=True)
-
-    def __post_init__(self) -> None:
-        if isinstance(self.n, int | float) and not 1 <= self.n < math.inf:
-            raise UserError(f"n is {self.n}, but it counts neighbors: give from 1 (denoising) to K (the plain mean).")
-        if self.fade is not None and not self.fade > 0:
-            raise UserError(f"fade is {self.fade}, but it is a noise level: give one above 0, or None to keep n.")
-        if self.fade is not None and callable(self.n):
+    def __init__(self, n: Number, *, fade: float | None = None) -> None:
+        if isinstance(n, int | float) and not 1 <= n < math.inf:
+            raise UserError(f"n is {n}, but it counts neighbors: give from 1 (denoising) to K (the plain mean).")
+        if fade is not None and not fade > 0:
+            raise UserError(f"fade is {fade}, but it is a noise level: give one above 0, or None to keep n.")
+        if fade is not None and callable(n):
             raise UserError("n is a function of σ already, and fade would change it again: drop one of the two.")
+        self.n = n
+        self.fade = fade
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({options})"
 
     def number(self, sigma: Tensor) -> Tensor:
         """The n at noise levels [B], float32 [B]."""
@@ -64,7 +65,6 @@ class EffectiveNeighbors:
         return None
 
 
-@dataclass(frozen=True)
 class DensityNeighbors(EffectiveNeighbors):
     """n by the local density: n_i = 1 + (n − 1) (d_i/d̄)^power, at most K.
 
@@ -79,17 +79,15 @@ class DensityNeighbors(EffectiveNeighbors):
         fade: as in `EffectiveNeighbors`.
 
     Raises:
-        UserError: besides `EffectiveNeighbors`', n not a number, rank < 1, or beyond the table where it is used.
+        UserError: besides `EffectiveNeighbors`', rank < 1, or beyond the table where it is used.
     """
 
-    power: float = field(default=-1.0, kw_only=True)
-    rank: int | None = field(default=None, kw_only=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_is_number(self)
-        if self.rank is not None and self.rank < 1:
-            raise UserError(f"rank is {self.rank}: give 1 for the nearest other image, or more.")
+    def __init__(self, n: float, *, power: float = -1.0, rank: int | None = None, fade: float | None = None) -> None:
+        super().__init__(n, fade=fade)
+        if rank is not None and rank < 1:
+            raise UserError(f"rank is {rank}: give 1 for the nearest other image, or more.")
+        self.power = power
+        self.rank = rank
 
     def of_images(self, distances: Tensor, labels: Tensor) -> Tensor:
         """See `EffectiveNeighbors`."""
@@ -110,7 +108,6 @@ class DensityNeighbors(EffectiveNeighbors):
         return (1 + (self.n - 1) * (distance / middle) ** self.power).nan_to_num(1.0).clamp(1, k).float()
 
 
-@dataclass(frozen=True)
 class ClassNeighbors(EffectiveNeighbors):
     """n by class.
 
@@ -123,14 +120,14 @@ class ClassNeighbors(EffectiveNeighbors):
         UserError: besides `EffectiveNeighbors`', an n below 1 in by_class, or a label that no image has.
     """
 
-    by_class: Mapping[int, float] = field(default_factory=dict, kw_only=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_is_number(self)
-        for label, n in self.by_class.items():
-            if not 1 <= n < math.inf:
-                raise UserError(f"by_class gives class {label} n = {n}, but it counts neighbors: give from 1 to K.")
+    def __init__(self, n: float, *, by_class: Mapping[int, float], fade: float | None = None) -> None:
+        super().__init__(n, fade=fade)
+        for label, number in by_class.items():
+            if not 1 <= number < math.inf:
+                raise UserError(
+                    f"by_class gives class {label} n = {number}, but it counts neighbors: give from 1 to K."
+                )
+        self.by_class = dict(by_class)
 
     def of_images(self, distances: Tensor, labels: Tensor) -> Tensor:
         """See `EffectiveNeighbors`."""
@@ -142,11 +139,3 @@ class ClassNeighbors(EffectiveNeighbors):
                 raise UserError(f"by_class names class {label}, but no training image has that label: remove it.")
             number[members] = n
         return number
-
-
-def _check_is_number(rule: EffectiveNeighbors) -> None:
-    if not isinstance(rule.n, int | float):
-        raise UserError(
-            f"n of {type(rule).__name__} is a {type(rule.n).__name__}, but the rule needs a number: give one, and fade "
-            "for a change with σ."
-        )

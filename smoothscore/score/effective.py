@@ -11,7 +11,7 @@ from smoothscore.score.weights import optimal_log_weight
 _TIE = 8  # roundings of a log-weight: what is nearer to the top is a tie
 _POINTS = 8  # of a search, all at once
 _SEARCHES = 2  # each narrows the bracket to a ninth
-_STEPS = 2  # of Newton's
+_STEPS = 3  # of Newton's
 _SETTLED = 32  # nearest centers whose distances are taken directly
 _LEAST = 1e-6  # nats of entropy: a target this near to its end is at its end
 _FAR = 1e10  # a gap, in units of the largest, at which nothing is left of a weight at any T that is looked at
@@ -39,7 +39,8 @@ def solve_temperature(log_weight: Tensor, number: Tensor | float, mask: Tensor |
     gap = top - log_weight
     counts = gap > _TIE * torch.finfo(gap.dtype).eps * top.abs()
     gap = gap * (counts if mask is None else counts & mask)
-    scale = gap.amax(1, keepdim=True).clamp_min_(torch.finfo(gap.dtype).tiny)  # 0 where all are ties
+    scale = gap.amax(1, keepdim=True)
+    scale = torch.where(scale > 0, scale, 1.0)
     gap = (gap / scale).float()
     least_gap = gap.where(gap > 0, 1.0).amin(1)
     size = torch.full_like(least_gap, gap.shape[1]) if mask is None else mask.sum(1).to(gap.dtype)
@@ -119,7 +120,7 @@ def effective_temperature_among(rule: EffectiveNeighbors, centers: Centers, quer
     nearest_sq, nearest = centers.nearest_among(query, value, min(_SETTLED, centers.count))
     step = max(1, centers.memory_budget // (8 * (2 * _POINTS + 8) * centers.count))
     found = []
-    for rows in torch.arange(len(value), device=value.device).split(step):
+    for rows in torch.split(torch.arange(len(value), device=value.device), step):
         distance_sq = (value[rows].double() + query.offset[rows, None]).maximum(nearest_sq[rows, :1])
         distance_sq.scatter_(1, nearest[rows], nearest_sq[rows])
         sigma = (nearest_sq[rows, 0] / centers.dim).sqrt()
