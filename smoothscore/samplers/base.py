@@ -166,7 +166,7 @@ class Sampler(ABC):
         noise = sample_noise(generators(seeds, shape[0], device), shape[1:], dtype)
         x = self.sigma_max * next(noise) if start is None else start.to(device, dtype)
         counted = Counted(score)
-        finite = FiniteWatch(1 if device.type == "cpu" else 32)
+        finite = FiniteWatch(1 if device.type == "cpu" else 32, self.sigma_max)
         with tqdm(total=self.num_steps, disable=not progress, desc=type(self).__name__, unit="step") as bar:
             try:
                 for number, step in enumerate(self.walk(counted, x, noise), start=1):

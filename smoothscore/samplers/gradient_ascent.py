@@ -8,6 +8,7 @@ from torch import Tensor
 
 from smoothscore.errors import UserError
 from smoothscore.samplers.base import Step
+from smoothscore.samplers.projections import Projection
 from smoothscore.samplers.rows import per_image, row_dot, row_rms, row_sum
 from smoothscore.samplers.unscheduled import Unscheduled
 from smoothscore.samplers.watch import Counted
@@ -58,7 +59,7 @@ class GradientAscent(Unscheduled):
         sigma_max: float | None = None,
         step: StepRule = "fixed",
         tolerance: float = 0.0,
-        project: Callable[[Tensor], Tensor] | None = None,
+        project: Projection | Callable[[Tensor], Tensor] | None = None,
         trust: float | None = None,
     ) -> None:
         super().__init__(data, noise=None, num_steps=max_steps, sigma_max=sigma_max, trust=trust)
@@ -100,7 +101,7 @@ class GradientAscent(Unscheduled):
                 took_back = per_image(bad, x)
                 x, s = torch.where(took_back, before[0], x), torch.where(took_back, before[1], s)
                 star = torch.where(bad, before[2], star)
-            active = active & (star > self.sigma_stop)
+            active = active & ~(star <= self.sigma_stop)  # NaN goes on, so that it reaches the state and is reported
             if not bool(active.any()):
                 if bool(bad.any()):
                     yield Step(x, star, star)
@@ -111,7 +112,7 @@ class GradientAscent(Unscheduled):
             x_next = torch.addcmul(x, per_image(eta * active, x), s)
             if self.project is not None:
                 x_next = torch.where(per_image(active, x), self.project(x_next), x)
-            active = active & (row_rms(x_next - x) > self.tolerance)
+            active = active & ~(row_rms(x_next - x) <= self.tolerance)
             sigma = torch.where(active, (star - eta / star).abs().clamp_min(self.sigma_stop / 2), star)
             x = x_next
             yield Step(x, star, star)

@@ -1,12 +1,22 @@
 """Constraints as projections: the nearest point that satisfies them, for `GradientAscent(project=…)`."""
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
 
 from smoothscore.errors import UserError
 
 
-class KnownRegion:
+class Projection(ABC):
+    """A constraint; any callable from x to the nearest x that satisfies it does as well, this one YAML can name."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """The nearest x [B, *S] that satisfies it."""
+
+
+class KnownRegion(Projection):
     """Keep the known pixels of an image: x where the mask is False, `image` where it is True (inpainting).
 
     Args:
@@ -32,7 +42,7 @@ class KnownRegion:
         return torch.where(self.mask.to(x.device), self.image.to(x), x)
 
 
-class LinearMeasurement:
+class LinearMeasurement(Projection):
     """Keep what was measured, A x = y: x ← x + A⁺(y − A x), A⁺ the pseudo-inverse.
 
     Applied twice, so that float32 keeps A x = y to its last digits also where x was far from it.
@@ -68,7 +78,7 @@ class LinearMeasurement:
         return x
 
 
-class Box:
+class Box(Projection):
     """Keep every value within bounds: x ← min(max(x, low), high).
 
     Raises:

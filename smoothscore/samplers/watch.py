@@ -1,5 +1,6 @@
 """What a walk is watched for: calls of the score, the shape of what it returns, and numbers that are none."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -50,9 +51,10 @@ class Counted:
 class FiniteWatch:
     """Stops a walk whose state is NaN or infinite; looks at the device only every `every` steps."""
 
-    def __init__(self, every: int) -> None:
+    def __init__(self, every: int, start: float = math.nan) -> None:
         self.every = every
         self.seen: list[tuple[int, float | Tensor, Tensor]] = []
+        self.last = start  # the level before those
 
     def see(self, number: int, sigma: float | Tensor, x: Tensor) -> None:
         """Note a step; the sum of x is finite unless some x is not (or x is near overflow)."""
@@ -70,10 +72,17 @@ class FiniteWatch:
             return
         good = torch.stack([total for _, _, total in self.seen]).isfinite().tolist()
         if not all(good):
-            number, sigma, _ = self.seen[good.index(False)]
-            level = float(sigma.max()) if isinstance(sigma, Tensor) else sigma
+            at = good.index(False)
+            ends, begins = (level_of(self.seen[i][1]) if i >= 0 else self.last for i in (at, at - 1))
+            where = f"begins at σ = {begins:.4g}" if math.isnan(ends) else f"ends at σ = {ends:.4g}"
             raise UserError(
-                f"sampling left the finite numbers at step {number}, which ends at σ = {level:.4g}: "
+                f"sampling left the finite numbers at step {self.seen[at][0]}, which {where}: "
                 "the score returned NaN or infinity there, or the steps are too large for it (take more levels)."
             )
+        self.last = level_of(self.seen[-1][1])
         self.seen.clear()
+
+
+def level_of(sigma: float | Tensor) -> float:
+    """The highest of a batch's levels; NaN where one of them is."""
+    return float(sigma.max()) if isinstance(sigma, Tensor) else sigma

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from smoothscore.errors import UserError
-from smoothscore.samplers import ActualNoise, GradientAscent
+from smoothscore.samplers import ActualNoise, Trajectory, project_noise
 from smoothscore.score import Unconditioned
 
 SHAPE = (3, 8, 8)
@@ -63,68 +63,6 @@ def test_the_exact_score_is_followed_to_training_images(emoji):
     assert torch.allclose(x, blind, atol=0.02)
 
 
-@pytest.mark.parametrize(
-    "sampler",
-    [
-        ActualNoise(torch.rand(5, *SHAPE, generator=torch.Generator().manual_seed(0)), steps=12, sigma_max=5.0),
-        ActualNoise(steps=12, sigma_max=5.0, noise="score"),
-        GradientAscent(eta=0.01, max_steps=30, sigma_max=5.0),
-        GradientAscent(eta=0.01, max_steps=30, sigma_max=5.0, step="barzilai_borwein"),
-    ],
-)
-def test_a_sample_does_not_depend_on_its_batch(sampler):
-    together = sampler.sample(one_center, (3, *SHAPE), seeds=[5, 6, 7])
-    alone = torch.cat([sampler.sample(one_center, (1, *SHAPE), seeds=[seed]) for seed in (5, 6, 7)])
-    assert torch.equal(together, alone)
-
-
-def test_fixed_ascent_adds_eta_times_the_score_until_sigma_is_small():
-    eta, start = 0.5, torch.full((1, *SHAPE), 2.5)
-    states = []
-    sampler = GradientAscent(eta=eta, sigma_stop=0.9, max_steps=1000, sigma_max=5.0)
-    end = sampler.sample(one_center, (1, *SHAPE), start=start, on_step=lambda number, step: states.append(step.x))
-    sigma = 2.0
-    for state in states:
-        sigma *= 1 - eta / sigma**2
-        assert float(state[0, 0, 0, 0] - 0.5) == pytest.approx(sigma, rel=1e-4)
-    assert torch.equal(end, states[-1])
-    assert sigma <= 0.9
-    assert sampler.nfe == len(states) + 1  # the last call sees that it is done
-
-
-def test_barzilai_borwein_needs_far_fewer_steps_than_a_fixed_one():
-    steps = {}
-    for step in ("fixed", "barzilai_borwein"):
-        sampler = GradientAscent(eta=1e-3, sigma_stop=0.05, max_steps=5000, sigma_max=1.0, step=step)
-        x = sampler.sample(one_center, (2, *SHAPE), seeds=[0, 1])
-        assert residual(x).max() / math.sqrt(DIM) <= 0.05
-        steps[step] = sampler.nfe
-    assert steps["barzilai_borwein"] < steps["fixed"] / 20
-
-
-def test_finished_samples_stay_and_small_steps_finish():
-    start = torch.cat([torch.full((1, *SHAPE), 0.501), torch.full((1, *SHAPE), 3.0)])
-    sampler = GradientAscent(eta=0.1, sigma_stop=0.01, max_steps=5, sigma_max=5.0)
-    x = sampler.sample(one_center, (2, *SHAPE), start=start)
-    assert torch.equal(x[0], start[0])
-    assert not torch.equal(x[1], start[1])
-    still = GradientAscent(eta=1e-6, sigma_stop=0.01, max_steps=50, sigma_max=5.0, tolerance=1e-3)
-    still.sample(one_center, (1, *SHAPE), seeds=[0])
-    assert still.nfe == 2  # one step, too small, and one look
-
-
-def test_projection_keeps_a_known_region():
-    known = torch.zeros(1, *SHAPE, dtype=torch.bool)
-    known[..., :4] = True
-    image = torch.rand(1, *SHAPE)
-    sampler = GradientAscent(
-        eta=0.05, sigma_stop=0.01, max_steps=200, sigma_max=1.0, project=lambda x: torch.where(known, image, x)
-    )
-    x = sampler.sample(one_center, (3, *SHAPE), seeds=[0, 1, 2])
-    assert torch.equal(x[..., :4], image[..., :4].expand(3, -1, -1, -1))
-    assert ((x - 0.5)[..., 4:].abs() < (image - 0.5).abs().max()).float().mean() > 0.9
-
-
 def test_binding_supplies_the_range_and_the_images():
     data = torch.full((1, *SHAPE), 0.5)
     bound = ActualNoise(steps=10).bind(0.01, 7.0, data)
@@ -135,6 +73,81 @@ def test_binding_supplies_the_range_and_the_images():
     assert bound.thinned(4).num_steps == 4
 
 
+def test_the_direction_of_a_score_tells_the_noise(emoji):
+    images = emoji[:64].float() / 255
+    generator = torch.Generator().manual_seed(0)
+    center = images.mean(0)
+    spread = float((images - center).square().mean().sqrt())
+    for sigma in (0.05, 0.5, 5.0):
+        noise = sigma * torch.randn(images.shape, generator=generator)
+        star = noise.flatten(1).norm(dim=1) / math.sqrt(3072)
+        for length in (1e-3, 1.0, 1e3):  # however long the score is
+            found = project_noise(images + noise, -length * noise, center)
+            assert (found - star).abs().max() < 4 * spread / math.sqrt(3072)
+    assert (project_noise(images, noise) < 0).any()  # a score that points outwards
+
+
+def shrinking_network(x, sigma):
+    """A network whose F is shorter than the noise, as a denoiser's mean is: nine tenths of it."""
+    return 0.9 * one_center(x, sigma) * (residual(x) / math.sqrt(DIM) / sigma).view(-1, 1, 1, 1)
+
+
+def test_a_short_prediction_of_the_noise_does_not_inflate_its_estimate():
+    trajectory = Trajectory()
+    sampler = ActualNoise(steps=100, sigma_max=20.0, noise="score")
+    x = sampler.sample(shrinking_network, (3, *SHAPE), seeds=[1, 2, 3], on_step=trajectory)
+    star = trajectory.sigma_star
+    trusted = star > 0.3
+    left = torch.stack([torch.full((3,), torch.nan), *trajectory.sigma[:-1]])
+    assert (left[trusted & ~left.isnan()] / star[trusted & ~left.isnan()] < 1).all()  # more was left than expected
+    assert (star.diff(dim=0) < 0).all()
+    assert residual(x).max() / math.sqrt(DIM) < 0.05
+
+
+def test_the_schedule_drives_until_its_level(emoji):
+    data = emoji[:40, :, ::4, ::4].contiguous()
+    looked = []
+
+    class Counting(ActualNoise):
+        def _noise_level(self, score, device):
+            level = super()._noise_level(score, device)
+            told = level.told
+            level.told = lambda x, expected: looked.append(len(x)) or told(x, expected)
+            return level
+
+    trajectory = Trajectory()
+    sampler = Counting(data, steps=50, sigma_max=10.0, schedule_until=1.0)
+    x = sampler.sample(Unconditioned(data), (4, *SHAPE), seeds=range(4), on_step=trajectory)
+    early = sum(10 * 0.84**n >= 1.0 for n in range(50))
+    assert len(looked) == 50 - early
+    expected = 10 * 0.84 ** torch.arange(early, dtype=torch.float64)
+    torch.testing.assert_close(
+        trajectory.sigma_star[:early].double(), expected[:, None].expand(-1, 4), rtol=1e-5, atol=0
+    )
+    nearest = torch.cdist(x.flatten(1), data.flatten(1).float() / 255).amin(1) / math.sqrt(DIM)
+    assert nearest.max() < 0.01
+    assert sampler.nfe == 50
+
+
+def test_churn_keeps_the_share_of_noise_and_forgets_where_it_came_from():
+    steps, alpha = 20, 0.3
+    ends, levels = {}, {}
+    for churn in (0.0, 0.5, 1.0):
+        trajectory = Trajectory(states=1)
+        sampler = ActualNoise(torch.full((1, *SHAPE), 0.5), steps=steps, alpha=alpha, sigma_max=20.0, churn=churn)
+        sampler.sample(one_center, (64, *SHAPE), seeds=range(64), on_step=trajectory)
+        levels[churn] = torch.stack([residual(x) for x in trajectory.states[:-1]]) / math.sqrt(DIM)
+        first, later = ((trajectory.states[n] - 0.5).flatten(1) for n in (0, 10))
+        ends[churn] = torch.cosine_similarity(first, later, dim=1).mean()
+    for level in levels.values():  # ρ of the noise is left after every step, whatever of it is fresh
+        ratio = level[1:].square().mean(1) / level[:-1].square().mean(1)
+        torch.testing.assert_close(ratio, torch.full_like(ratio, 0.7**2), rtol=0.05, atol=0)
+    assert ends[0.0] > 0.9999
+    assert ends[0.0] > ends[0.5] > ends[1.0]
+    # of the noise, √(ρ² − b²) of a step's ρ is old: ten steps leave its tenth power
+    assert ends[1.0] == pytest.approx(0.7**10, abs=0.02)
+
+
 @pytest.mark.parametrize(
     ("make", "culprit"),
     [
@@ -142,12 +155,11 @@ def test_binding_supplies_the_range_and_the_images():
         (lambda: ActualNoise(alpha=1.5), "alpha is 1.5"),
         (lambda: ActualNoise(sigma_max=0.0), "sigma_max is 0.0"),
         (lambda: ActualNoise(noise="guess"), 'noise is "guess"'),
+        (lambda: ActualNoise(churn=1.5), "churn is 1.5"),
+        (lambda: ActualNoise(schedule_until=0.0), "schedule_until is 0.0"),
+        (lambda: ActualNoise(trust=-1.0), "trust is -1.0"),
         (lambda: ActualNoise(sigma_max=1.0).sample(one_center, (1, *SHAPE), seeds=[0]), "has none"),
         (lambda: ActualNoise(noise="score").sample(one_center, (1, *SHAPE), seeds=[0]), "bind"),
-        (lambda: GradientAscent(eta=0.0), "eta is 0.0"),
-        (lambda: GradientAscent(sigma_stop=-1.0), "sigma_stop is -1.0"),
-        (lambda: GradientAscent(step="newton"), 'step is "newton"'),
-        (lambda: GradientAscent(max_steps=0), "number of steps is 0"),
     ],
 )
 def test_bad_options_are_named(make, culprit):
