@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from smoothscore.errors import UserError
+from smoothscore.neighbors.npy import load_npy
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".npy"}
 _ORIENTATION = 0x0112  # EXIF
@@ -82,7 +83,7 @@ def shrink(pixels: Tensor, size: int) -> Tensor:
 
 def _open_array(path: Path, file: Path | io.BytesIO) -> Image.Image:
     """An .npy file: [H, W] or [H, W, 1, 3 or 4]; uint8, or float in [0, 1]."""
-    array = np.load(file, allow_pickle=False)
+    array = load_npy(file)
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise ValueError(f"its shape is {array.shape}, expected [H, W] or [H, W, 1, 3 or 4]")
     if array.dtype != np.uint8:

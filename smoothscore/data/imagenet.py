@@ -1,7 +1,6 @@
 """ImageNet at 64×64: the official downsampled batches, or folders of images."""
 
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from smoothscore.data.images import ImageSet, Split
 from smoothscore.data.pack import open_pack
 from smoothscore.data.packing import Source
 from smoothscore.errors import UserError
+from smoothscore.neighbors.npy import DAMAGED
 
 NUM_CLASSES = 1000
 
@@ -104,7 +104,7 @@ def _read_batch(path: Path, image_size: int) -> ImageSet:
             raise ValueError(f"it holds {data.dtype} {list(data.shape)} and {len(labels)} labels")
         if not 1 <= labels.min() <= labels.max() <= NUM_CLASSES:
             raise ValueError(f"its labels reach from {labels.min()} to {labels.max()}")
-    except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise UserError(
             f"{path} is no batch of downsampled ImageNet ({error}); expected `data` uint8 [N, 12288] and `labels` from "
             f"1 to {NUM_CLASSES}: fetch it again."

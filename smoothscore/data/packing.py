@@ -18,6 +18,7 @@ from smoothscore.data.images import ImageSet
 from smoothscore.data.samples import write_atomically
 from smoothscore.errors import UserError
 from smoothscore.neighbors.cache import MANIFEST, digest_key, digest_tensor, publish, write_manifest
+from smoothscore.neighbors.npy import load_npy
 
 FORMAT = 1  # of the pack, and of how its pixels come from the files
 FILES = ("pixels.npy", "labels.npy")
@@ -102,7 +103,7 @@ def build_pack(source: Source, folder: Path, skip_bad: bool) -> None:
 def map_array(path: Path) -> Tensor:
     """An array on disk as a tensor."""
     # Copy on write: the file stays as it is whatever is done to the tensor, and no byte is read before it is used.
-    return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+    return torch.from_numpy(load_npy(path, mmap_mode="c"))
 
 
 @dataclass

@@ -3,8 +3,6 @@
 import io
 import os
 import secrets
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,9 +16,9 @@ from torch import Tensor
 from smoothscore.data.seal import SealingWriter, check_seal
 from smoothscore.errors import UserError
 from smoothscore.neighbors.cache import folder_to_disk
+from smoothscore.neighbors.npy import DAMAGED
 
 PARTIAL = ".partial"  # ends the names of files that are being written
-_DAMAGED = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, OSError, EOFError, NotImplementedError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class SampleSet:
                     int(archive["nfe"]),
                     float(archive["seconds"]),
                 )
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise UserError(f"{path} is damaged ({error}): delete it and draw the samples again.") from error
 
 

@@ -12,6 +12,7 @@ from smoothscore.errors import UserError
 from smoothscore.neighbors.approximate import SAMPLE, check_recall, exact_distances, measure_recall
 from smoothscore.neighbors.cache import Meta, digest_key, digest_module, digest_tensor
 from smoothscore.neighbors.features import Pixels, extractor_name
+from smoothscore.neighbors.npy import load_npy
 from smoothscore.neighbors.shards import finish_features, read_features, write_features
 from smoothscore.neighbors.table import Accuracy, NeighborTable
 
@@ -123,8 +124,8 @@ def _join(paths: Sequence[str | Path], dtype: "np.dtype[np.generic]", total: int
     parts = []
     for path in paths:
         try:
-            part = np.load(path, mmap_mode="c", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            part = load_npy(path, mmap_mode="c")
+        except (OSError, ValueError) as error:
             raise UserError(
                 f"{path} is no .npy array ({error}): give the files that the engine's recipe saves."
             ) from error

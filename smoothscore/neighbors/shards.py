@@ -24,6 +24,7 @@ from smoothscore.neighbors.cache import (
     write_manifest,
 )
 from smoothscore.neighbors.extract import extract_rows, features_bar
+from smoothscore.neighbors.npy import load_npy
 from smoothscore.neighbors.processes import ALONE, Group
 
 SHARDS = 256  # at most: the unit in which processes share the work, and in which a killed one resumes
@@ -142,7 +143,7 @@ def read_features(folder: str | Path, *, budget: int | None = None) -> Features:
                 raise ValueError(f"the manifest calls it {shard['name']!r}")
             if digest_file(path) != shard["sha256"]:
                 raise ValueError("its bytes differ from what was written")
-            part = np.load(path, mmap_mode="r", allow_pickle=False)
+            part = load_npy(path, mmap_mode="r")
             rows[start : start + len(part)] = torch.from_numpy(np.array(part))
         except (OSError, ValueError, RuntimeError) as error:
             raise damaged(folder, path.name, error) from error
