@@ -1,4 +1,7 @@
-"""One, two and four processes, and two nodes of two, give the same neighbors, samples, counts and distances."""
+"""One, two and four processes, and two nodes of two, give the same neighbors, samples, counts and distances.
+
+The short form, with two processes, is test_two_processes.py.
+"""
 
 import json
 import os
@@ -150,8 +153,3 @@ def test_one_two_and_four_processes_and_two_nodes_of_two(tmp_path, tally):
     for world, nodes in ((2, 1), (4, 1), (4, 2)):
         assert_equals_one_process(one, run(tmp_path, world, nodes))
         tally("worlds that equal one process (2, 4, and 2 nodes of 2)", survived=1)
-
-
-@pytest.mark.distributed
-def test_one_and_two_processes(tmp_path, tally):
-    assert_equals_one_process(run(tmp_path, 1), run(tmp_path, 2))

@@ -55,8 +55,8 @@ def note(tally, name, processes):
           survived=1)  # fmt: skip
 
 
-@pytest.mark.parametrize("step", [2, 8, 13])  # before the first checkpoint, at the end of an epoch, within one
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+# Before the first checkpoint, within an epoch, at the end of one; every step in the long form.
+@pytest.mark.parametrize(("name", "step"), [("SIGKILL", 2), ("SIGKILL", 13), ("SIGTERM", 2), ("SIGTERM", 8)])
 def test_one_process(tmp_path, straight, tally, name, step):
     assert_same_bits(killed_and_resumed(tmp_path / "run", name, step), straight(1))
     assert set(steps_of(tmp_path / "run", "val/loss")) == {7, 15, 23}
