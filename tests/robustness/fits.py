@@ -13,6 +13,8 @@ import torch
 import yaml
 from lightning import Callback
 
+from smoothscore.modules import TemperatureSmoothed
+
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["smoothscore.cli.training", "tests.robustness.fits"])
 
@@ -72,9 +74,19 @@ class Kill(Callback):
             os.kill(os.getpid(), getattr(signal, self.name))
 
 
-def write_config(path, *, callbacks=(), every=3, **trainer):
+class Spoiled(TemperatureSmoothed):
+    """Its loss is NaN in one step of one process: $SMOOTHSCORE_TEST_SPOIL, such as 10:1."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        here = f"{self.trainer.global_step}:{self.trainer.global_rank}"
+        return loss * float("nan") if os.environ.get("SMOOTHSCORE_TEST_SPOIL") == here else loss
+
+
+def write_config(path, *, callbacks=(), every=3, model=CONFIG["model"]["class_path"], **trainer):
     """A training that saves every so many steps."""
     content = copy.deepcopy(CONFIG)
+    content["model"]["class_path"] = model
     content["trainer"].update(trainer)
     content["trainer"]["callbacks"][-1]["init_args"]["every_n_train_steps"] = every
     content["trainer"]["callbacks"][:0] = callbacks
