@@ -62,4 +62,5 @@ def pytest_sessionfinish(session):
     machine = (
         f"\n{os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}.\n"
     )
-    page.write_text(TITLE + "\n" + "\n".join(rows) + "\n" + machine)
+    failed = f"\n**{session.testsfailed} tests failed.**\n" if session.testsfailed else ""
+    page.write_text(TITLE + failed + "\n" + "\n".join(rows) + "\n" + machine)
