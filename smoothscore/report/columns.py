@@ -18,8 +18,8 @@ def _memorization(extractor: str) -> list[Column]:
     among = [
         Column(
             f"memorized_{extractor}",
-            f"memorized ({extractor})",
-            "among features",
+            "memorized",
+            f"among features ({extractor})",
             style="percent",
             interval=True,
             better="low",
@@ -47,7 +47,7 @@ def _memorization(extractor: str) -> list[Column]:
             "images that resemble one another anyway.",
         ),
         Column("below_third", "< 1/3", "ratio d₁/d₂", style="percent", better="low"),
-        Column("below_half", "< 1/2", "ratio d₁/d₂", style="percent", better="low"),
+        Column("below_half", "< 1/2", "ratio d₁/d₂", style="percent", better="low", shown=False),
         Column("mean_ratio", "mean", "ratio d₁/d₂", style="ratio", better="high"),
         Column("min_ratio", "min", "ratio d₁/d₂", style="ratio", better="high"),
         Column(
@@ -63,8 +63,8 @@ def _memorization(extractor: str) -> list[Column]:
         Column(
             f"auth_pct_{extractor}",
             "AuthPct",
-            "among features",
-            style="number",
+            f"among features ({extractor})",
+            style="tenths",
             interval=True,
             better="high",
             about="Percentage of samples that are farther from their nearest training image than that image is from "
@@ -73,8 +73,8 @@ def _memorization(extractor: str) -> list[Column]:
         Column(
             f"c_t_{extractor}",
             "C_T",
-            "among features",
-            style="number",
+            f"among features ({extractor})",
+            style="tenths",
             interval=True,
             about="Are samples nearer to the training images than held-out images are? A z-score: near 0 is good, "
             "below −3 is copying, above 3 the samples are off.",
@@ -162,7 +162,7 @@ def _quality(extractor: str) -> list[Column]:
         Column(
             f"vendi_{extractor}",
             "Vendi",
-            style="number",
+            style="tenths",
             interval=True,
             better="high",
             about="Effective number of different samples; grows with the number drawn.",

@@ -198,7 +198,7 @@ def _notes(runs: Sequence[MeasuredRun], rows: Sequence[Row], extractor: str, num
                 f"The Fréchet distances are biased upwards: {extractor} has {num_features:,} features, but there are "
                 f"only {samples:,} samples and {references:,} reference images on each side, so covariances are "
                 f"singular. {count:,} real {control.name}, which a perfect model could have drawn, score {floor:.3g} "
-                "against the training images, not 0: read FD-train beside that, at equal numbers only."
+                "against the training images, not 0: read the distance to train beside that, at equal numbers only."
             )
     if len({len(measured.run.samples.images) for measured in runs}) > 1:
         notes.append("The runs have different numbers of samples: their Fréchet distances are not comparable.")

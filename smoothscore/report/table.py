@@ -38,7 +38,7 @@ class Column:
     key: str
     title: str
     group: str = ""
-    style: Literal["percent", "points", "ratio", "number", "integer", "milliseconds"] = "number"
+    style: Literal["percent", "points", "ratio", "number", "tenths", "integer", "milliseconds"] = "number"
     interval: bool = False
     shown: bool = True
     part: str = ""
@@ -62,7 +62,7 @@ class Column:
         if not self.interval or low is None or high is None:
             return ""
         ends = [format_value(end, self.style).removesuffix(" %") for end in (low, high)]
-        return (" to " if any(end[0] in "−+-" for end in ends) else "–").join(ends)
+        return (" to " if any(end[0] in "−+" for end in ends) else "–").join(ends)
 
 
 @dataclass(frozen=True)
@@ -235,13 +235,16 @@ def format_value(value: float, style: str) -> str:
         return f"{100 * value:+.1f}".replace("-", "−")
     if style == "ratio":
         return f"{value:.3f}"
+    if style == "tenths":
+        return f"{value:,.1f}".replace("-", "−")
     if style == "integer":
         return f"{value:.0f}"
     if style == "milliseconds":
         return f"{value:.1f}" if value < 100 else f"{value:.0f}"
     if value and not 0.01 <= abs(value) < 1e6:
-        return f"{value:.2e}"
-    return f"{value:,.{3 if abs(value) < 10 else 2 if abs(value) < 100 else 1}f}"
+        return f"{value:.2e}".replace("-", "−")
+    digits = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1 if abs(value) < 1000 else 0
+    return f"{value:,.{digits}f}".replace("-", "−")
 
 
 def expansion_sigmas(names: Sequence[str]) -> list[str]:

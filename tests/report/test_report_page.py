@@ -189,10 +189,64 @@ def browser():
     return found
 
 
+FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+FLAGS += " --disable-component-update --disable-sync --window-size=1400,900"
+
+
+def run_script(browser, text, folder, script):
+    """What a script leaves in `result` when the page has loaded, with the page narrowed to that."""
+    ending = 'document.body.innerHTML = "<pre id=result></pre>";'
+    ending += 'document.getElementById("result").textContent = JSON.stringify(result);'
+    page = folder / "page.html"
+    page.write_text(
+        text.replace("</body>", f"<script>addEventListener('load', () => {{{script}{ending}}});</script></body>")
+    )
+    flags = [*FLAGS.split(), f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
+    dump = subprocess.run([browser, *flags, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    return json.loads(unescape(re.search(r'<pre id="result">(.*?)</pre>', dump.stdout).group(1)))
+
+
+def test_headings_sort_all_parts_in_a_browser(browser, text, comparison, tmp_path):
+    """Better first, then turned round; held-out images stay last; the other parts follow."""
+    script = """
+      const names = (part) => [...part.tBodies[0].rows].map((row) => row.cells[0].innerText.trim());
+      const parts = [...document.querySelectorAll("[data-sortable]")], result = {};
+      for (const button of document.querySelectorAll("[data-sort]")) {
+        const title = button.firstChild.textContent.trim() + parts.indexOf(button.closest("table"));
+        button.click(); const once = names(parts[0]), sort = button.closest("th").ariaSort;
+        button.click(); const twice = names(parts[0]);
+        const alike = parts.every((part) => JSON.stringify(names(part)) === JSON.stringify(twice));
+        const sorted = document.querySelectorAll("[aria-sort]").length;
+        (result[title] ??= []).push({once, twice, sort, alike, sorted});
+      }
+    """
+    result = run_script(browser, text, tmp_path, script)
+    shown = [column for column in comparison.table.columns if column.shown]
+    parts = list(dict.fromkeys(column.part for column in shown))
+    asked = {}
+    for column in shown:
+        asked.setdefault(f"{column.title}{parts.index(column.part)}", []).append(column)
+    assert set(result) == set(asked)
+    control = comparison.table.rows[-1].name
+    for title, columns in asked.items():
+        assert len(result[title]) == len(columns)
+    (found,), (column,) = result["< 1/30"], asked["< 1/30"]
+    best = min(comparison.table.rows[:2], key=lambda row: row.values[column.key]).name
+    assert found["once"][0] == best
+    assert found["twice"][1] == best
+    (found,) = result["mean0"]  # higher is better
+    assert found["once"][0] == max(comparison.table.rows[:2], key=lambda row: row.values["mean_ratio"]).name
+    assert found["sort"] == "descending"
+    for entries in result.values():
+        for found in entries:
+            assert found["once"][-1] == found["twice"][-1] == control
+            assert found["alike"]
+            assert found["sorted"] == 1
+
+
 def test_keys_move_and_enlarge_in_a_browser(browser, text, tmp_path):
     """Arrow keys walk through the cards; the panel shows what has the focus; Escape closes it."""
-    script = """<script>
-    addEventListener("load", () => {
+    script = """
       const seen = [], zoom = document.getElementById("zoom");
       const look = () => seen.push(zoom.hidden ? "" : zoom.innerText.replace(/\\s+/g, " ").trim());
       const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
@@ -202,18 +256,9 @@ def test_keys_move_and_enlarge_in_a_browser(browser, text, tmp_path):
       const wide = document.documentElement.scrollWidth > innerWidth;
       const broken = [...document.images].filter((image) => image.naturalWidth !== 16).length;
       const stops = document.querySelectorAll("[data-zoom][tabindex='0']").length;
-      document.body.innerHTML = "<pre id=result></pre>";
-      document.getElementById("result").textContent = JSON.stringify({seen, wide, broken, stops});
-    });
-    </script></body>"""
-    page = tmp_path / "page.html"
-    page.write_text(text.replace("</body>", script))
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    flags += f" --disable-component-update --disable-sync --window-size=1400,900 --user-data-dir={tmp_path / 'profile'}"
-    dump = subprocess.run(
-        [browser, *flags.split(), "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120, check=True
-    )
-    result = json.loads(unescape(re.search(r'<pre id="result">(.*?)</pre>', dump.stdout).group(1)))
+      const result = {seen, wide, broken, stops};
+    """
+    result = run_script(browser, text, tmp_path, script)
     first, second = re.findall(r'<p class="ratio">([\d.]+)', text)[:2]
     closed, opened, moved, back, escaped, column = result["seen"]
     assert closed == escaped == ""
