@@ -5,43 +5,21 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import _GeneratorContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from cycler import cycler
 from matplotlib.figure import Figure
 
 from smoothscore.data import Emoji, ImageDataModule
 from smoothscore.data.samples import write_atomically
 from smoothscore.errors import UserError
+from smoothscore.figures import new_figure as new_figure
+from smoothscore.figures import paper_style as paper_style
+from smoothscore.figures import rendered
 
 Row = Mapping[str, Any]  # numbers, text, or None where a column has no meaning
-COLUMN_WIDTH = 3.4  # inches, one column of a paper
-
-_STYLE = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.prop_cycle": cycler(color=["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]),
-    "lines.linewidth": 1.2,
-    "lines.markersize": 3,
-    "axes.formatter.use_mathtext": True,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "smoothscore",
-}
-
-
-def paper_style() -> _GeneratorContextManager[None]:
-    """The look of every figure; a context, or a decorator of the function that draws."""
-    return mpl.rc_context(_STYLE)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -110,8 +88,7 @@ class Result:
         contents = {
             "json": (json.dumps(report, indent=1, default=str, allow_nan=False, ensure_ascii=False) + "\n").encode(),
             "csv": table.getvalue().encode(),
-            "png": self._rendered("png", dpi=200),
-            "svg": self._rendered("svg", metadata={"Date": None}),
+            **rendered(self.figure),
         }
         if self.arrays:
             buffer = io.BytesIO()
@@ -121,12 +98,6 @@ class Result:
         for path, content in zip(files, contents.values(), strict=True):
             write_atomically(path, content)
         return files
-
-    def _rendered(self, suffix: str, **options: Any) -> bytes:
-        buffer = io.BytesIO()
-        with paper_style():
-            self.figure.savefig(buffer, format=suffix, **options)
-        return buffer.getvalue()
 
 
 def _null(value: Any) -> Any:
@@ -141,22 +112,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(part) for part in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def new_figure(
-    columns: int = 1, rows: int = 1, *, height: float = 2.4, width: float | None = None
-) -> tuple[Figure, Any]:
-    """A figure for a paper and its axes, an array [rows, columns].
-
-    Args:
-        columns: panels beside each other.
-        rows: panels below each other.
-        height: of a row, in inches.
-        width: of the figure in inches; two columns of a paper at most by default.
-    """
-    with paper_style():
-        figure = Figure(figsize=(width or COLUMN_WIDTH * min(columns, 2), height * rows), layout="constrained")
-        return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def default_data(data: ImageDataModule | None, *, num_train: int, image_size: int) -> ImageDataModule:
