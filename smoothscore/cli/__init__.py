@@ -25,6 +25,7 @@ COMMANDS = {
     "neighbors": Command("neighbors", "build, inspect, export or import the neighbor table of a data set"),
     "analyze": Command("analyze", "the paper's numerical experiments, on any data set and without training"),
     "compare": Command("compare", "table and report.html of several runs side by side"),
+    "extract": Command("extract", "which samples of any model are copies of training images, and a page to review"),
     "export": Command("exchange", "weights of a checkpoint as safetensors, with a model card"),
     "import": Command("exchange", "a checkpoint of score_sde_pytorch as one of ours"),
 }

@@ -132,10 +132,12 @@ def _write_grids(found: Audit, samples: Images, train: Images, folder: Path) -> 
         save_png(row_grid(torch.stack(rows)), files[-1])
     copied = groups(found.flagged)[: 2 * _PAIR_ROWS]
     if copied:
+        columns = min(_COLUMNS, copied[0].copies + 1)
         rows = []
         for group in copied:
-            own = [pair for pair in found.flagged if pair.train == group.train][: _COLUMNS - 1]
-            rows.append(_padded(torch.cat([decode(train.pixels[[group.train]]), sample_images(own, samples)])))
+            own = [pair for pair in found.flagged if pair.train == group.train][: columns - 1]
+            line = torch.cat([decode(train.pixels[[group.train]]), sample_images(own, samples)])
+            rows.append(_padded(line, columns))
         files.append(folder / "most-copied.png")
         save_png(row_grid(torch.stack(rows)), files[-1])
     return files
@@ -148,6 +150,6 @@ def sample_images(pairs: Sequence[Pair], samples: Images) -> Tensor:
     return mirrored(images, torch.tensor([pair.flipped for pair in pairs]))
 
 
-def _padded(images: Tensor) -> Tensor:
+def _padded(images: Tensor, columns: int = _COLUMNS) -> Tensor:
     images = decode(images).float()
-    return torch.cat([images, images.new_ones(_COLUMNS - len(images), *images.shape[1:])])
+    return torch.cat([images, images.new_ones(columns - len(images), *images.shape[1:])])

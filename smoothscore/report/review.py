@@ -1,7 +1,6 @@
 """The page on which a person decides: every candidate beside its match, without server, network or other files."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def write_review(found: Audit, samples: Images, train: Images, path: Path, *, nu
         "format": FORMAT,
         "audit": found.key,
         "features": found.extractor,
-        "pairs": [_plain(pair, train) for pair in pairs],
+        "pairs": [_plain(pair, samples, train) for pair in pairs],
         "samples": sample_uris,
         "train": dict(zip(map(str, rows), train_uris, strict=True)),
     }
@@ -77,10 +76,10 @@ def _side(train: Images, count: int) -> int:
     return side_within(some, max(1, count), PICTURE_BUDGET)
 
 
-def _plain(pair: Pair, train: Images) -> dict[str, Any]:
+def _plain(pair: Pair, samples: Images, train: Images) -> dict[str, Any]:
     return {
         "sample": pair.sample,
-        "name": pair.sample_name,
+        "name": _title(samples, pair.sample),
         "train": pair.train,
         "score": round(pair.score, 5),
         "distance": round(pair.distance, 6),
@@ -89,13 +88,13 @@ def _plain(pair: Pair, train: Images) -> dict[str, Any]:
         "flagged": pair.flagged,
         "repeats": pair.repeats,
         "nearest": list(pair.nearest),
-        "names": _names(pair.nearest, train),
+        "names": [_title(train, row) for row in pair.nearest],
         "distances": [round(value, 6) for value in pair.distances],
     }
 
 
-def _names(rows: Sequence[int], train: Images) -> list[str]:
-    return [train.name(row) for row in rows]
+def _title(images: Images, row: int) -> str:
+    return images.name(row) if images.names else f"row {row}"
 
 
 def _embedded(data: dict[str, Any]) -> Markup:
