@@ -100,7 +100,8 @@ def load_trained(path: Path | str, *, average: bool | float = True) -> Trained:
 
     Raises:
         UserError: no whole checkpoint, no average of this decay, one without configuration, or one whose classes are
-            not there (any more), or are neither smoothscore's, nor torch's optimizers, nor named by its run's config.yaml.
+            not there (any more), or are neither smoothscore's, nor torch's optimizers, nor named by the config.yaml of
+            its run.
     """
     path = Path(path)
     content = read_checkpoint(path)

@@ -20,13 +20,17 @@ import numpy.typing as npt
 import torch
 from filelock import FileLock
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from smoothscore.errors import UserError
+from smoothscore.neighbors.npy import load_npy
 
 FORMAT = 2  # of the folder, and of what the cached numbers mean
 MANIFEST = "manifest.json"
 _BLOCK = 1 << 20  # bytes digested at a time by one thread
 _TORCH = ("torch.", "torchvision.")
+_REMEMBERED = 1 << 26  # bytes of a tensor from which its digest is remembered while it lives
+_known: WeakIdKeyDictionary = WeakIdKeyDictionary()  # tensor -> (its version, digest)
 
 Array: TypeAlias = npt.NDArray[Any]
 Meta: TypeAlias = Mapping[str, str | int | float | bool | None]
@@ -42,8 +46,19 @@ class Folder(NamedTuple):
 def digest_tensor(data: Tensor) -> str:
     """Return a digest of a tensor's dtype, shape and bytes, as ``dtype:hex``: the SHA-256 of its blocks' SHA-256.
 
-    Blocks are digested in parallel, which halves the time on two cores and more on more.
+    Blocks are digested in parallel, which halves the time on two cores and more on more. A large tensor that is asked
+    for again, unchanged since, is not read again: at a start the same pixels are checked by several parts.
     """
+    large = data.numel() * data.element_size() >= _REMEMBERED and not data.is_inference()
+    if large and data in _known and _known[data][0] == data._version:
+        return str(_known[data][1])
+    digest = _digest(data)
+    if large:
+        _known[data] = (data._version, digest)
+    return digest
+
+
+def _digest(data: Tensor) -> str:
     kind = str(data.dtype).removeprefix("torch.")
     rows = data.detach()[None] if data.ndim == 0 else data.detach()
     step = max(1, _BLOCK * len(rows) // max(1, rows.numel() * rows.element_size()))
@@ -148,7 +163,7 @@ def read_folder(path: str | Path, *, verify: bool = True) -> Folder:
             if verify and digest_file(path / f"{name}.npy") != digest:
                 raise ValueError("its bytes differ from what was written")
             # Copy on write: the file stays as it is whatever is done to the array.
-            arrays[name] = np.load(path / f"{name}.npy", mmap_mode="c", allow_pickle=False)
+            arrays[name] = load_npy(path / f"{name}.npy", mmap_mode="c")
         except (OSError, ValueError) as error:
             raise damaged(path, f"{name}.npy", error) from error
     return Folder(arrays, manifest["meta"])

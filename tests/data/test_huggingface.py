@@ -1,15 +1,20 @@
-"""Data sets of `datasets`, of which a stand-in holds what is used."""
+"""Data sets of `datasets`, as `save_to_disk` writes them."""
 
 import io
 import sys
-from types import ModuleType, SimpleNamespace
 
+import datasets
 import pytest
 import torch
 from PIL import Image
 
 from smoothscore.data import HuggingFace
 from smoothscore.errors import UserError
+
+COLUMNS = {"image_column": "picture", "label_column": "kind", "batch_size": 2}
+FEATURES = datasets.Features(
+    {"picture": datasets.Image(), "kind": datasets.ClassLabel(names=["animal", "plant", "food"])}
+)
 
 
 def png(image):
@@ -18,66 +23,44 @@ def png(image):
     return buffer.getvalue()
 
 
-class Table:
-    """A split: rows, features, the files behind it; images come encoded once the column is cast."""
-
-    def __init__(self, rows, file, encoded=False):
-        self.rows, self.file, self.encoded = rows, file, encoded
-        self.features = {"picture": object(), "kind": SimpleNamespace(names=["animal", "plant", "food"])}
-        self.cache_files = [{"filename": str(file)}]
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, row):
-        assert self.encoded, "images must come encoded, so that there is one decoder"
-        return self.rows[row]
-
-    def cast_column(self, column, feature):
-        assert (column, feature.decode) == ("picture", False)
-        return Table(self.rows, self.file, encoded=True)
+@pytest.fixture
+def rows(tmp_path, emoji):
+    """Twelve rows; the image of the first lies in a file of its own."""
+    (tmp_path / "0.png").write_bytes(png(emoji[0]))
+    rows = [{"picture": {"bytes": png(emoji[row]), "path": None}, "kind": row % 3} for row in range(12)]
+    rows[0]["picture"] = str(tmp_path / "0.png")
+    return rows
 
 
 @pytest.fixture
-def splits(tmp_path, emoji, monkeypatch):
-    """What the stand-in loads, from a folder or by a name; the images of one row lie in a file of their own."""
-    (tmp_path / "a.arrow").write_bytes(b"arrow")
-    (tmp_path / "saved").mkdir()
-    (tmp_path / "0.png").write_bytes(png(emoji[0]))
-    rows = [{"picture": {"bytes": png(emoji[row]), "path": None}, "kind": row % 3} for row in range(12)]
-    rows[0]["picture"] = {"bytes": None, "path": str(tmp_path / "0.png")}
-    loaded = {name: Table(part, tmp_path / "a.arrow") for name, part in (("train", rows[:8]), ("held", rows[8:]))}
-    module = ModuleType("datasets")
+def save(rows, tmp_path):
+    """Write the rows as they are now: a folder of two splits."""
 
-    def load_from_disk(path):
-        assert path == str(tmp_path / "saved")
-        return loaded
+    def written():
+        parts = {"train": rows[:8], "held": rows[8:]}
+        splits = {name: datasets.Dataset.from_list(part, features=FEATURES) for name, part in parts.items()}
+        datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "saved"))
+        return str(tmp_path / "saved")
 
-    def load_dataset(name):
-        if name != "some/name":
-            raise FileNotFoundError(f"{name} is not on the hub")
-        return loaded
-
-    module.load_from_disk, module.load_dataset = load_from_disk, load_dataset
-    module.Image = lambda decode: SimpleNamespace(decode=decode)
-    monkeypatch.setitem(sys.modules, "datasets", module)
-    return loaded
+    return written
 
 
-COLUMNS = {"image_column": "picture", "label_column": "kind", "batch_size": 2}
+def test_splits_columns_and_class_names(save, emoji):
+    data = HuggingFace(root=save(), test_split="held", **COLUMNS)
+    assert torch.equal(data.train.pixels, emoji[:8])
+    assert torch.equal(data.test.pixels, emoji[8:12])
+    assert data.train.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert data.train.classes == ("animal", "plant", "food")
 
 
-def test_splits_columns_and_class_names(splits, tmp_path, emoji):
-    for root in (str(tmp_path / "saved"), "some/name"):
-        data = HuggingFace(root=root, test_split="held", **COLUMNS)
-        assert torch.equal(data.train.pixels, emoji[:8])
-        assert torch.equal(data.test.pixels, emoji[8:12])
-        assert data.train.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
-        assert data.train.classes == ("animal", "plant", "food")
+def test_a_single_split(rows, tmp_path, emoji):
+    datasets.Dataset.from_list(rows, features=FEATURES).save_to_disk(str(tmp_path / "saved"))
+    data = HuggingFace(root=str(tmp_path / "saved"), num_test=3, **COLUMNS)
+    assert (len(data.train.pixels), len(data.test.pixels)) == (9, 3)
 
 
-def test_a_part_is_held_out_and_labels_are_not_needed(splits, emoji):
-    data = HuggingFace(root="some/name", num_test=3, **(COLUMNS | {"label_column": None}))
+def test_a_part_is_held_out_and_labels_are_not_needed(save, emoji):
+    data = HuggingFace(root=save(), num_test=3, **(COLUMNS | {"label_column": None}))
     rows = torch.cat([data.train.pixels, data.test.pixels]).flatten(1)
     assert (len(data.train.pixels), len(data.test.pixels)) == (5, 3)
     assert torch.equal(rows.unique(dim=0), emoji[:8].flatten(1).unique(dim=0))
@@ -97,11 +80,12 @@ def no_label(rows):
 
 
 @pytest.mark.parametrize("spoil", [no_image, no_picture, no_label])
-def test_a_bad_row_is_named_or_skipped(splits, capsys, spoil):
-    spoil(splits["train"].rows)
-    with pytest.raises(UserError, match="some/name/train/5"):
-        _ = HuggingFace(root="some/name", test_split="held", **COLUMNS).train
-    data = HuggingFace(root="some/name", test_split="held", skip_bad=True, **COLUMNS)
+def test_a_bad_row_is_named_or_skipped(rows, save, capsys, spoil):
+    spoil(rows)
+    root = save()
+    with pytest.raises(UserError, match="saved/train/5"):
+        _ = HuggingFace(root=root, test_split="held", **COLUMNS).train
+    data = HuggingFace(root=root, test_split="held", skip_bad=True, **COLUMNS)
     assert len(data.train.pixels) == 7
     assert "1 of 12 files left out as unreadable, the first of them train/5" in capsys.readouterr().out
 
@@ -109,16 +93,22 @@ def test_a_bad_row_is_named_or_skipped(splits, capsys, spoil):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"root": "other/name"}, "other/name cannot be loaded.*not on the hub"),
+        ({"root": "other/name"}, "other/name cannot be loaded"),
         ({"train_split": "all"}, r"no split 'all'; it has \['held', 'train'\]"),
         ({"test_split": "test"}, r"no split 'test'"),
         ({"image_column": "image"}, r"no column 'image'; it has \['kind', 'picture'\]"),
         ({"label_column": "label"}, "no column 'label'"),
     ],
 )
-def test_what_is_not_there(splits, options, message):
+def test_what_is_not_there(save, monkeypatch, options, message):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)  # nothing is fetched
     with pytest.raises(UserError, match=message):
-        _ = HuggingFace(**({"root": "some/name"} | COLUMNS | options)).train
+        _ = HuggingFace(**({"root": save()} | COLUMNS | options)).train
+
+
+def test_a_folder_that_datasets_did_not_write(tmp_path):
+    with pytest.raises(UserError, match="save_to_disk"):
+        _ = HuggingFace(root=str(tmp_path), **COLUMNS).train
 
 
 def test_datasets_is_missing(monkeypatch):

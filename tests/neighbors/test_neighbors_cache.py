@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from smoothscore.errors import UserError
-from smoothscore.neighbors import NeighborTable, build_neighbors
+from smoothscore.neighbors import NeighborTable, build_neighbors, cache
 from smoothscore.neighbors.cache import digest_module, digest_tensor
 
 
@@ -139,6 +139,22 @@ def test_whatever_changes_the_table_changes_the_key(tmp_path):
     for data, k, module, given in calls:
         build_neighbors(data, k, extractor=module, labels=given, cache_dir=tmp_path / "c")
     assert len(entries(tmp_path / "c")) == len(calls)
+
+
+def test_digest_of_a_large_tensor_is_read_once_and_again_when_it_changed(monkeypatch):
+    monkeypatch.setattr(cache, "_REMEMBERED", 1000)
+    read = []
+    original = cache._digest
+    monkeypatch.setattr(cache, "_digest", lambda data: read.append(len(data)) or original(data))
+    large, small = torch.arange(4000, dtype=torch.uint8), torch.arange(100, dtype=torch.uint8)
+    first = digest_tensor(large)
+    assert digest_tensor(large) == first
+    assert digest_tensor(small) == digest_tensor(small)
+    assert read == [4000, 100, 100]
+    assert digest_tensor(large.clone()) == first
+    large[17] += 1
+    assert digest_tensor(large) != first
+    assert digest_tensor(large) == original(large)
 
 
 def test_digests_do_not_depend_on_the_layout_or_the_mode():
