@@ -57,11 +57,12 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     torch.manual_seed(0)
     module = TemperatureSmoothed(UNet(image_size=8, nf=8, ch_mult=(1, 2), conditioned=False), sigma_max=10.0)
+    # Samples are drawn one by one, since convolutions of another batch size may differ in the last bit.
     # 19 samples, 31 held-out images and 43 training images divide by nothing.
     data = Emoji(num_train=43, num_test=31, image_size=8, batch_size=4, k=4, extractor=Traced(folder + "/log"))
     data.epoch_steps = 8 // world
     average = Rows(0.9)
-    callbacks = [average, Generation(PredictorCorrector(10), num_samples=19), LossGuard(), Interruption()]
+    callbacks = [average, Generation(PredictorCorrector(10), num_samples=19, batch_size=1), LossGuard(), Interruption()]
     trainer = Trainer(
         accelerator="cpu", devices=world // nodes, num_nodes=nodes, strategy="ddp" if world > 1 else "auto",
         accumulate_grad_batches=4 // world, max_epochs=1, num_sanity_val_steps=0, gradient_clip_val=1.0,
@@ -73,7 +74,7 @@ if __name__ == "__main__":
     torch.manual_seed(7)
     with torch.no_grad():
         for p in module.parameters():
-            p.copy_(0.1 * torch.randn_like(p))
+            p.copy_(0.02 * torch.randn_like(p))
     average._average, average._raw, average.rows = {}, None, []
     fitted = {name: float(value) for name, value in trainer.callback_metrics.items()}
     trainer.validate(module, datamodule=data, verbose=False)
@@ -141,7 +142,7 @@ def assert_equals_one_process(one, several):
         assert rank["fitted"]["val/loss"] == pytest.approx(alone["fitted"]["val/loss"], rel=1e-4)
     assert sorted(row for rank in ranks for row in rank["rows"]) == list(range(31))  # no padding, no duplicate
     assert torch.equal(other.seeds, samples.seeds)
-    assert torch.allclose(other.images, samples.images, atol=1e-5)
+    assert torch.equal(other.images, samples.images)
     # Every training image's features were computed once, whoever did it.
     assert sum(int(line.split()[1]) for line in others_log) == sum(int(line.split()[1]) for line in log) == 43
 

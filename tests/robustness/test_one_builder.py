@@ -52,7 +52,7 @@ def work(open_it, folder, barrier, queue):
     queue.put(open_it(folder))
 
 
-@pytest.mark.parametrize("open_it", [open_a_pack, open_a_table])
+@pytest.mark.parametrize("open_it", [open_a_pack, pytest.param(open_a_table, marks=pytest.mark.slow)])
 def test_one_of_eight_builds(tmp_path, tally, open_it):
     (tmp_path / "cache").mkdir()
     barrier, queue = _CONTEXT.Barrier(8), _CONTEXT.Queue()

@@ -20,11 +20,11 @@ def test_slurm_queues_the_job_again_once_and_it_goes_on_bit_for_bit(tmp_path, ta
     )
     (place / "scontrol").chmod(0o755)
     env = {"PATH": f"{place}:{os.environ['PATH']}", "SLURM_JOB_ID": "4711"}
-    config = write_config(tmp_path / "killed.yaml", callbacks=[kill("SIGUSR1", 5, rank=1)], max_steps=8)
+    config = write_config(tmp_path / "killed.yaml", callbacks=[kill("SIGUSR1", 5, rank=1)], max_steps=9)
     codes, log = fit(tmp_path / "run", config, processes=2, env=env)
     assert codes == [128 + signal.SIGUSR1] * 2, log
     assert (tmp_path / "calls").read_text() == "requeue 4711\n"
-    plain = write_config(tmp_path / "plain.yaml", max_steps=8)
+    plain = write_config(tmp_path / "plain.yaml", max_steps=9)
     for name in ("run", "straight"):
         codes, log = fit(tmp_path / name, plain, processes=2, env=env)
         assert codes == [0, 0], log
