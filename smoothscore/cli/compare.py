@@ -10,11 +10,11 @@ from torch import nn
 
 import smoothscore.neighbors  # noqa: F401  # imported, so that --extractor takes short names
 from smoothscore.errors import UserError
-from smoothscore.report import compare_runs, write_page
+from smoothscore.report import compare_runs, write_frontier, write_page
 
 
 def run(name: str, args: Sequence[str]) -> None:
-    """Measure the samples of runs, print the table, write table.csv, table.json and report.html."""
+    """Measure the samples of runs, print the table, write it, the frontier, and report.html."""
     options = _parser(name).parse_args(list(args))
     options = _parser(name).instantiate(options)
     for option in ("seeds", "pairs"):
@@ -33,19 +33,26 @@ def run(name: str, args: Sequence[str]) -> None:
     # Without a terminal there is no width to keep to, and lines that break are hard to read in a log.
     comparison.table.print(console if console.is_terminal else Console(width=140))
     comparison.table.write(out)
+    drawn = write_frontier(comparison, out)
     write_page(comparison, out / "report.html", num_seeds=options.seeds, num_pairs=options.pairs)
-    print(f"{out / 'table.csv'}, {out / 'table.json'}\n{out / 'report.html'}")
+    print(
+        ", ".join(str(path) for path in (out / "table.csv", out / "table.json", *drawn)), out / "report.html", sep="\n"
+    )
 
 
 def _parser(name: str) -> ArgumentParser:
     parser = ArgumentParser(
         prog=f"smoothscore {name}",
         description="Measure the samples of several runs alike and set them side by side, with held-out images as "
-        "control. Each run folder holds config.yaml, metrics.csv and samples.npz, as `smoothscore fit` leaves it.",
+        "control. Each run folder holds config.yaml, metrics.csv and samples.npz, as `smoothscore fit` leaves it. Runs "
+        "that differ only in seeds are one point of the frontier of memorized share against Fréchet distance.",
     )
     parser.add_argument("runs", nargs="*", metavar="RUN", help="run folder")
     parser.add_argument(
-        "--out", default="compare", metavar="DIR", help="folder for table.csv, table.json and report.html"
+        "--out",
+        default="compare",
+        metavar="DIR",
+        help="folder for table.csv, table.json, frontier.{csv,png,svg} and report.html",
     )
     parser.add_argument(
         "--extractor",

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from markupsafe import Markup
 
@@ -13,6 +14,16 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 42
 _MOST_POINTS = 150
 
 Points = Sequence[tuple[float, float]]
+
+
+class Cross(NamedTuple):
+    """A point of a line with a name and a look of its own, and how far off it may be both ways."""
+
+    name: str
+    point: tuple[float, float]
+    x: tuple[float, float]
+    y: tuple[float, float]
+    look: Look
 
 
 @dataclass(frozen=True)
@@ -26,6 +37,7 @@ class Line:
         style: "solid", "dashed" or "faint".
         marked: put markers on the points.
         band: (x, low, high), an interval drawn behind the line.
+        crosses: points with intervals, each in a look of its own.
     """
 
     name: str
@@ -34,6 +46,7 @@ class Line:
     style: str = "solid"
     marked: bool = False
     band: Sequence[tuple[float, float, float]] = ()
+    crosses: Sequence[Cross] = ()
 
 
 @dataclass(frozen=True)
@@ -64,7 +77,9 @@ def chart(title: str, lines: Sequence[Line], x: Axis, y: Axis) -> Markup:
         return Markup()
     points = [point for line in shown for point in _finite(line.points, x, y)]
     ends = [(px, end) for line in shown for px, *band in line.band for end in band if _fits((px, end), x, y)]
-    to_x = _Scale.of(x, [*(px for px, _ in points), *(mark for mark, _ in x.marks)], LEFT, WIDTH - RIGHT)
+    corners = [corner for line in shown for cross in line.crosses for corner in zip(cross.x, cross.y, strict=True)]
+    ends += corners
+    to_x = _Scale.of(x, [*(px for px, _ in [*points, *corners]), *(mark for mark, _ in x.marks)], LEFT, WIDTH - RIGHT)
     to_y = _Scale.of(y, [*(py for _, py in [*points, *ends]), *(mark for mark, _ in y.marks)], HEIGHT - BOTTOM, TOP)
     parts = [_grid(x, to_x, y, to_y)]
     parts += [_draw(line, x, y, to_x, to_y) for line in shown]
@@ -176,7 +191,22 @@ def _draw(line: Line, x: Axis, y: Axis, to_x: _Scale, to_y: _Scale) -> Markup:
         edge += [f"{to_x(px):.1f} {to_y(low):.1f}" for px, low, _ in reversed(band)]
         parts.append(Markup('<path class="band" d="M{}Z"/>').format("L".join(edge)))
     parts.append(Markup('<path d="{}"/>').format("".join(path)))
-    return Markup('<g class="series {} {}">{}</g>').format(line.look.css, line.style, Markup("").join(parts + marks))
+    drawn = Markup('<g class="series {} {}">{}</g>').format(line.look.css, line.style, Markup("").join(parts + marks))
+    return Markup("").join([drawn, *(_cross(cross, x, to_x, to_y) for cross in line.crosses)])
+
+
+def _cross(cross: Cross, x: Axis, to_x: _Scale, to_y: _Scale) -> Markup:
+    at_x, at_y = to_x(cross.point[0]), to_y(cross.point[1])
+    (left, right), (low, high) = [[f"{to(end):.1f}" for end in ends] for to, ends in ((to_x, cross.x), (to_y, cross.y))]
+    arms = f"M{left} {at_y:.1f}H{right}M{at_x:.1f} {low}V{high}"
+    return Markup('<g class="series {}"><title>{}: {} at {}</title><path class="arms" d="{}"/>{}</g>').format(
+        cross.look.css,
+        cross.name,
+        _round(cross.point[1]),
+        x.text(cross.point[0]),
+        arms,
+        marker(at_x, at_y, cross.look.marker, 3.2),
+    )
 
 
 def _nice_step(step: float) -> float:

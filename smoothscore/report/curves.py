@@ -10,6 +10,7 @@ from torch import Tensor
 from smoothscore.functional import MemorizationReport
 from smoothscore.report.charts import Axis, Line, Points, chart, thin
 from smoothscore.report.compare import Comparison
+from smoothscore.report.frontier import frontier_chart
 from smoothscore.report.measure import MeasuredRun
 from smoothscore.report.runs import Curve, Run
 from smoothscore.report.signs import Look
@@ -38,6 +39,13 @@ def figures(comparison: Comparison) -> list[Figure]:
     runs = comparison.runs
     space = comparison.extractor
     drawn = [
+        Figure(
+            "Memorized against quality",
+            f"Lower left is better. Fréchet distance ({space}) to held-out images. Runs that differ only in seeds are "
+            "one point; arms: least and largest of them, and the 95 % interval of the share. Lines join settings that "
+            "differ only in numbers.",
+            frontier_chart(comparison),
+        ),
         Figure("Memorized over training", "Share of samples below 2/3; band: 95 % interval.", _memorization(runs)),
         Figure(
             f"Ratio d₁/d₂, {space if space == 'pixels' else 'in pixels'}",

@@ -20,10 +20,16 @@ class Difference:
 
 def differences(runs: Sequence[Run]) -> list[Difference]:
     """Settings of data, model and trainer that are not the same in all runs."""
-    settings = [dict(_flat({part: run.config.get(part) for part in _PARTS})) for run in runs]
-    names = dict.fromkeys(name for setting in settings for name in setting)
-    rows = [Difference(name, tuple(setting.get(name, "–") for setting in settings)) for name in names]
-    return [row for row in rows if len(set(row.values)) > 1 and not row.name.startswith(_WHERE)]
+    each = [settings(run) for run in runs]
+    names = dict.fromkeys(name for setting in each for name in setting)
+    rows = [Difference(name, tuple(setting.get(name, "–") for setting in each)) for name in names]
+    return [row for row in rows if len(set(row.values)) > 1]
+
+
+def settings(run: Run) -> dict[str, str]:
+    """Settings of data, model and trainer by dotted name, without those of where the run lies."""
+    flat = _flat({part: run.config.get(part) for part in _PARTS})
+    return {name: value for name, value in flat if not name.startswith(_WHERE)}
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
