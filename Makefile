@@ -6,8 +6,13 @@ FAISS ?= cpu
 RUNS := runs/demo
 DEMO := conditioned unconditioned smoothed_optimal smoothed_scheduled
 
+STUDY := runs/study
+STUDY_SEEDS := 42 43
+STUDY_RUNS := $(foreach seed,$(STUDY_SEEDS),$(patsubst configs/study/%.yaml,$(STUDY)/%-seed$(seed),\
+  $(filter-out configs/study/_%,$(wildcard configs/study/*.yaml))))
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint format bench docs clean
+.PHONY: help setup demo study test test-long lint format bench docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +34,19 @@ demo: setup  ## train four variants on emoji, sample, and compare them (10 minut
 	done
 	$(BIN)/smoothscore compare $(DEMO:%=$(RUNS)/%) --out $(RUNS)/compare
 	@echo "open $(RUNS)/compare/report.html"
+
+study: setup  ## train all settings of configs/study, two at a time, and draw memorization against quality (1.5 hours)
+	@$(MAKE) --no-print-directory --jobs 2 --keep-going $(STUDY_RUNS:=/finished)
+	$(BIN)/smoothscore compare $(STUDY_RUNS) --sort memorized --out $(STUDY)/compare
+	@echo "open $(STUDY)/compare/report.html"
+
+# NAME-seedN/finished: one run, one thread, that goes on from its last checkpoint; what it prints is in NAME-seedN/log.
+.PRECIOUS: $(STUDY)/%/finished
+$(STUDY)/%/finished:
+	@run=$*; seed=$${run##*-seed}; mkdir -p $(@D); echo "== $$run"; \
+	OMP_NUM_THREADS=1 $(BIN)/smoothscore fit --config configs/study/$${run%-seed*}.yaml --seed_everything $$seed \
+	  --data.init_args.seed $$seed --model.init_args.seed $$seed --trainer.logger.init_args.version $$run \
+	  --ckpt_path last > $(@D)/log 2>&1 && touch $@ || { tail -n 5 $(@D)/log; echo "failed: $(@D)/log"; exit 1; }
 
 test: setup  ## run the tests
 	$(BIN)/pytest
