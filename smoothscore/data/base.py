@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 from lightning import LightningDataModule
-from torch import nn
+from torch import Tensor, nn
 
+from smoothscore.data.exclusion import exclude_rows
 from smoothscore.data.images import ImageSet, Split
 from smoothscore.data.rows import FixedLoader, RowStream, TrainLoader
 from smoothscore.errors import UserError
@@ -44,6 +45,8 @@ class ImageDataModule(LightningDataModule, ABC):
         probes: how much of an approximate index is searched; None is as much as the floor takes.
         table_path: folder of a saved or imported table to take instead of building one; it is cut to `k`.
         radius: keep of the k neighbors those within radius × (distance to the nearest other training image).
+        exclude: list of training rows to leave out, as `smoothscore dedup` writes it for this data set; the others keep
+            their order, and `train_rows` says which rows they had.
         flip: mirror each training image with probability 1/2, together with its neighbors.
         epoch_steps: steps per epoch; None makes an epoch one pass over the training images.
         seed: order of the training images.
@@ -75,6 +78,7 @@ class ImageDataModule(LightningDataModule, ABC):
         probes: int | None = None,
         table_path: str | None = None,
         radius: float | None = None,
+        exclude: str | None = None,
         flip: bool = False,
         epoch_steps: int | None = None,
         seed: int = 42,
@@ -98,6 +102,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.probes = probes
         self.table_path = table_path
         self.radius = radius
+        self.exclude = exclude
         self.flip = flip
         self.epoch_steps = epoch_steps
         self.seed = seed
@@ -107,6 +112,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.table: NeighborTable | None = None
         self.neighbors: NeighborStore | None = None
         self._split: Split | None = None
+        self._train_rows: Tensor | None = None
 
     @abstractmethod
     def read(self) -> Split:
@@ -121,6 +127,13 @@ class ImageDataModule(LightningDataModule, ABC):
     def test(self) -> ImageSet:
         """Held-out images."""
         return self._read_once().test
+
+    @property
+    def train_rows(self) -> Tensor:
+        """The row that each training image had before any was excluded: int64 [M], ascending."""
+        self._read_once()
+        assert self._train_rows is not None
+        return self._train_rows
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -175,6 +188,11 @@ class ImageDataModule(LightningDataModule, ABC):
     def _find_neighbors(self, k: int) -> NeighborTable:
         if self.table_path is not None:
             return NeighborTable.load(self.table_path, k=k)
+        if self.class_restricted and int(self.train.labels.min()) == int(self.train.labels.max()):
+            raise UserError(
+                f"class_restricted is set, but {type(self).__name__} has no labels that differ (all are "
+                f"{int(self.train.labels[0])}): take a data set with classes, or set class_restricted to false."
+            )
         return build_neighbors(
             self.train.pixels,
             k,
@@ -200,5 +218,9 @@ class ImageDataModule(LightningDataModule, ABC):
                         f"{type(self).__name__} has {len(images.pixels)} {name} images, but at least 2 are needed: "
                         "check the data's root, its subset options and the size of the split."
                     )
+            self._train_rows = torch.arange(len(split.train.pixels))
+            if self.exclude is not None:
+                train, self._train_rows = exclude_rows(split.train, Path(self.exclude), self.cache_dir)
+                split = split._replace(train=train)
             self._split = split
         return self._split

@@ -43,6 +43,7 @@ class ScoreModule(LightningModule):
         optimizer: from the parameters to an optimizer; AdamW at 2e-4 by default.
         warmup_steps: steps over which the learning rate rises linearly from 0.
         seed: of the noise.
+        compile: compile the network with torch.compile when `fit` starts; checkpoints stay the same.
 
     Raises:
         UserError: σ_min ≤ 0 or σ_min ≥ σ_max, or images of another shape than the network's.
@@ -60,6 +61,7 @@ class ScoreModule(LightningModule):
         optimizer: OptimizerFactory = adamw,
         warmup_steps: int = 0,
         seed: int = 42,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
@@ -69,6 +71,7 @@ class ScoreModule(LightningModule):
         self.optimizer = optimizer
         self.warmup_steps = warmup_steps
         self.seed = seed
+        self.compile_network = compile
         self.val_loss = MeanMetric()
         self._drawn: tuple[Tensor | None, Tensor | None] = (None, None)  # the levels of this step: device, host
 
@@ -163,7 +166,7 @@ class ScoreModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
 
     def setup(self, stage: str) -> None:
-        """Check that the network takes the data's images."""
+        """Check that the network takes the data's images, and compile it for `fit` where that is asked for."""
         shape = self.image_shape
         wanted = getattr(self.network, "image_size", shape[-1]), getattr(self.network, "in_channels", shape[0])
         if wanted != (shape[-1], shape[0]):
@@ -171,6 +174,8 @@ class ScoreModule(LightningModule):
                 f"The network takes images of size {wanted[0]} with {wanted[1]} channels, but the data are {shape}: "
                 "set model.init_args.network.init_args.image_size and data.init_args.image_size to the same value."
             )
+        if stage == "fit" and self.compile_network:
+            self.network.compile()  # in place: names of weights do not change
 
     @property
     def data(self) -> ImageDataModule:

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from smoothscore.data import Emoji, ImageFolder
+from smoothscore.data import Arrays, Emoji, ImageFolder
 from smoothscore.data.emoji import first_occurrences
 from smoothscore.data.folder import decode_image
 from smoothscore.errors import UserError
@@ -147,3 +147,11 @@ def test_bad_data_is_an_error_before_training(tmp_path, make, message):
 def test_emoji_sizes(image_size):
     with pytest.raises(UserError, match=str(image_size)):
         Emoji(image_size=image_size)
+
+
+def test_class_restricted_needs_labels_that_differ(emoji, tmp_path):
+    data = Arrays(
+        images=emoji[:20], test_images=emoji[20:30], k=3, class_restricted=True, batch_size=4, cache_dir=tmp_path
+    )
+    with pytest.raises(UserError, match="no labels that differ"):
+        data.setup("fit")
