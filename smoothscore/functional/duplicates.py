@@ -66,14 +66,9 @@ def near_pairs(
     for start in range(0, len(data), step):
         part = data[start : start + step]
         for way in (part, part.flip(-1)) if flips else (part,):
-            pairs, distance = _close(centers, way, start, threshold)
+            pairs, distance = _close(centers, way, start, threshold, _MOST_PAIRS * len(data) - total)
             found.append((pairs, distance, torch.full((len(pairs),), way is not part, device=pairs.device)))
             total += len(pairs)
-        if total > _MOST_PAIRS * len(data):
-            raise UserError(
-                f"threshold {threshold:g} finds more than {_MOST_PAIRS} pairs per row ({total:,} among the first "
-                f"{start + len(part):,} rows): such pairs are no duplicates; lower it."
-            )
         if advance is not None:
             advance(len(part))
     return _once(*(torch.cat(column) for column in zip(*found, strict=True)))
@@ -110,7 +105,7 @@ def equal_rows(data: Tensor) -> Tensor:
     return first.scatter_reduce_(0, group, rows, "amin")[group]
 
 
-def _close(centers: Centers, rows: Tensor, start: int, threshold: float) -> tuple[Tensor, Tensor]:
+def _close(centers: Centers, rows: Tensor, start: int, threshold: float, most: int) -> tuple[Tensor, Tensor]:
     """Pairs (start + row, column) of a block with column > row, settled: int64 [P, 2] and float32 [P]."""
     query = centers.query(rows)
     value = centers.screen(query)
@@ -118,6 +113,11 @@ def _close(centers: Centers, rows: Tensor, start: int, threshold: float) -> tupl
     row, column = torch.nextafter(limit, limit.new_tensor(torch.inf)).ge(value).nonzero(as_tuple=True)
     later = column > row + start
     row, column = row[later], column[later]
+    if len(row) > most:
+        raise UserError(
+            f"threshold {threshold:g} finds more than {_MOST_PAIRS} pairs per row, {len(row):,} in rows {start:,} to "
+            f"{start + len(rows) - 1:,} alone: such pairs are no duplicates; lower it."
+        )
     distance = centers.distance_sq(query, row, column).sqrt()
     close = distance <= threshold
     return torch.stack([row + start, column], dim=1)[close], distance[close].float()

@@ -15,13 +15,13 @@ from smoothscore.functional.duplicates import equal_rows
 from smoothscore.functional.extraction import check_options, feature_ratio, lowest
 from smoothscore.functional.matching import Matcher, Matches, mirrored
 from smoothscore.functional.rows import check_same_shape
-from smoothscore.neighbors import extract_features, extractor_name
+from smoothscore.neighbors import extractor_name
 from smoothscore.neighbors.cache import digest_key, digest_module, digest_tensor
+from smoothscore.report.features import fill_features, training_features
 from smoothscore.report.findings import Audit, Options, Pair
 
 SHOWN = 5  # nearest training images that are kept of every sample
 _SAMPLES = 1024  # between two notes of progress
-_FEATURES = 512
 
 
 def audit(
@@ -123,29 +123,15 @@ def _second_stage(
     digests: dict[str, str],
     device: torch.device | str,
 ) -> Tensor:
-    name, digest = extractor_name(extractor), digest_module(extractor)
-    width = extract_features(train[rows[:1]], extractor, device=device, progress=False).shape[1]
-    column = {"features": Column(torch.float32, (width,))}
-
-    def of_train(part: slice) -> dict[str, Tensor]:
-        return {"features": extract_features(train[rows[part]], extractor, device=device, progress=False)}
-
-    def of_samples(part: slice) -> dict[str, Tensor]:
+    def sample_at(part: slice) -> Tensor:
         images = mirrored(samples[kept[part]], found.flipped[kept[part]])
-        images = images if images.dtype == torch.uint8 else images.float().clamp(0, 1)
-        return {"features": extract_features(images, extractor, device=device, progress=False)}
+        return images if images.dtype == torch.uint8 else images.float().clamp(0, 1)
 
-    key = digest_key({"train": digests["train"], "extractor": digest})
-    folder = (cache_dir or default_cache_dir()) / f"features-{key[:16]}"
-    parts = {"train": digests["train"], "extractor": digest}
-    title = f"training features ({name})"
-    reference = fill_rows(folder, parts, column, len(rows), of_train, block=_FEATURES, progress=title, unit="image")[
-        "features"
-    ]
-    parts = {**parts, "samples": digests["samples"], "kept": digest_tensor(kept)}
-    own = fill_rows(
-        state, parts, column, len(kept), of_samples, block=_FEATURES, progress=f"features ({name})", unit="sample"
-    )["features"]
+    reference = training_features(
+        train, rows, extractor, digest=digests["train"], cache_dir=cache_dir or default_cache_dir(), device=device
+    )
+    parts = {**digests, "kept": digest_tensor(kept)}
+    own = fill_features(state, parts, len(kept), sample_at, extractor, device=device, unit="sample")
     place = torch.searchsorted(rows, found.index[kept, 0])
     return feature_ratio(own.to(device), reference.to(device), place).cpu()
 
