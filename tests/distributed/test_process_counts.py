@@ -18,9 +18,9 @@ from smoothscore.data.samples import SampleSet
 SCRIPT = """
 import json, os, sys
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 from torch import nn
-from smoothscore.callbacks import EMA, Generation, Interruption, LossGuard, RunLogger
+from smoothscore.callbacks import Generation, Interruption, LossGuard, RunLogger
 from smoothscore.data import Emoji
 from smoothscore.data.rows import FixedLoader
 from smoothscore.modules import TemperatureSmoothed
@@ -43,7 +43,7 @@ class Traced(nn.Module):
         return images.flatten(1)[:, ::3]
 
 
-class Rows(EMA):
+class Rows(Callback):
     '''Keeps which held-out rows this process was shown.'''
 
     rows = ()
@@ -61,8 +61,8 @@ if __name__ == "__main__":
     # 19 samples, 31 held-out images and 43 training images divide by nothing.
     data = Emoji(num_train=43, num_test=31, image_size=8, batch_size=4, k=4, extractor=Traced(folder + "/log"))
     data.epoch_steps = 8 // world
-    average = Rows(0.9)
-    callbacks = [average, Generation(PredictorCorrector(10), num_samples=19, batch_size=1), LossGuard(), Interruption()]
+    seen = Rows()
+    callbacks = [seen, Generation(PredictorCorrector(10), num_samples=19, batch_size=1), LossGuard(), Interruption()]
     trainer = Trainer(
         accelerator="cpu", devices=world // nodes, num_nodes=nodes, strategy="ddp" if world > 1 else "auto",
         accumulate_grad_batches=4 // world, max_epochs=1, num_sanity_val_steps=0, gradient_clip_val=1.0,
@@ -75,12 +75,12 @@ if __name__ == "__main__":
     with torch.no_grad():
         for p in module.parameters():
             p.copy_(0.02 * torch.randn_like(p))
-    average._average, average._raw, average.rows = {}, None, []
+    seen.rows = []
     fitted = {name: float(value) for name, value in trainer.callback_metrics.items()}
     trainer.validate(module, datamodule=data, verbose=False)
     own = {
         "table": [digest_tensor(data.table.indices), digest_tensor(data.table.distances)],
-        "rows": average.rows,
+        "rows": seen.rows,
         "figures": {name: float(value) for name, value in trainer.callback_metrics.items()},
         "fitted": fitted,
         "weights": [float(p.double().sum()) for p in module.parameters()],
