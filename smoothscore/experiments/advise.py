@@ -10,14 +10,17 @@ from tqdm import tqdm
 from smoothscore.data import ImageDataModule
 from smoothscore.errors import UserError
 from smoothscore.experiments.base import Finding, Result, Row, check_positive, default_data, new_figure, paper_style
+from smoothscore.experiments.blends import Blend, blends
 from smoothscore.experiments.neighborhoods import Neighborhoods, nearest_images
 from smoothscore.functional.rows import unique_rows
 from smoothscore.schedules import CollapseTemperature, log_uniform
 from smoothscore.score import Conditioned, Unconditioned, effective_number
 
 _COLUMNS = ("kind", "sigma", "score", "k", "numerator", "temperature", "effective_number", "effective_number_low",
-            "effective_number_high", "largest_weight", "recommended", "row", "other", "distance")  # fmt: skip
+            "effective_number_high", "largest_weight", "copied", "moved", "recommended", "row", "other",
+            "distance")  # fmt: skip
 _FINE_LEVELS = 48  # between sigma_min and σ_collapse, where the weakest is looked for
+_BLEND_LEVELS = 6  # among them, at which the blends of n neighbors are looked at
 _NAMED_PAIRS = 8  # in the summary; the table has all
 
 
@@ -33,9 +36,10 @@ def advise(
     num_images: int = 5000,
     near: float = 1 / 3,
     least_neighbors: float = 2.0,
+    numbers: tuple[float, ...] = (1.05, 1.1, 1.25, 1.5, 2.0, 3.0),
     seed: int = 0,
 ) -> Result:
-    """What one's own data set would do to a model, and the σ_collapse, K and temperature to start from.
+    """What one's own data set would do to a model, and the σ_collapse, K, and temperature or n to start from.
 
     Without training, from noised training images x = μ + σε and the exact scores over all images:
 
@@ -43,6 +47,9 @@ def advise(
     * K is the smallest of `ks` that is at least twice the number of images that count in that score at σ_collapse.
     * T(σ) = max(c/σ, 1), with the smallest c for which at least `least_neighbors` of the K neighbors count at every
       level from sigma_min to σ_collapse.
+    * n, to be set in place of a temperature (`EffectiveNeighbors`), is `least_neighbors`: the same wish, met exactly at
+      every level and for every image. For it and for `numbers` the table says how far the means of the neighbors are
+      from the image.
 
     Each is a median over the points; how many count is the effective number exp(−Σ w ln w). docs/advise.md has the
     reasons. Neighbors are those in pixels; images that repeat another are left out.
@@ -58,6 +65,7 @@ def advise(
         num_images: images whose nearest other image is looked for, among all.
         near: near-duplicates are closer than this times the median distance to the nearest other image.
         least_neighbors: how many neighbors are to count at every level, above 1.
+        numbers: further n, for the table; those above K are left out.
         seed: of images and noise.
 
     Raises:
@@ -69,6 +77,8 @@ def advise(
     check_positive(ks=ks, numerators=numerators, num_points=num_points, num_images=num_images, near=near)
     if not 1 < least_neighbors < min(ks):
         raise UserError(f"least_neighbors is {least_neighbors}: give more than 1 and less than every K in {list(ks)}.")
+    if not numbers or not min(numbers) >= 1:
+        raise UserError(f"numbers is {list(numbers)}: give numbers of neighbors from 1 on.")
     sigmas = log_uniform(sigma_min, sigma_max, num_levels).tolist()
     pixels = default_data(data, num_train=1000, image_size=32).train.pixels
     kept = unique_rows(pixels)
@@ -78,7 +88,8 @@ def advise(
     images = pixels if len(kept) == len(pixels) else pixels[kept]
 
     scores = {"conditioned": Conditioned(images), "unconditioned": Unconditioned(images)}
-    points = Neighborhoods(scores["conditioned"].centers, num_points, max(ks), seed=seed)
+    centers = scores["conditioned"].centers
+    points = Neighborhoods(centers, num_points, max(ks), seed=seed)
     collapse = {name: points.collapse_level(score, sigma_min, sigma_max, 0.5) for name, score in scores.items()}
     sigma_collapse = collapse["unconditioned"]
     if sigma_collapse is None or collapse["conditioned"] is None:
@@ -103,7 +114,11 @@ def advise(
                 row = _level(sigma, effective_number(weights), weights.amax(1), score="smoothed", k=width)
                 mine = numerator == advised and width == k and sigma <= sigma_collapse
                 rows.append({**row, "numerator": numerator, "temperature": temperature, "recommended": mine})
-    distance, pairs = nearest_images(scores["conditioned"].centers, num_images, near, seed)
+    speaking = sorted({*(n for n in numbers if n <= k), least_neighbors})
+    found = blends(points, centers, speaking, fine[:: len(fine) // _BLEND_LEVELS], k)
+    rows += [_row(kind="number", sigma=b.sigma, k=k, effective_number=b.number, copied=b.copied, moved=b.moved,
+                  recommended=b.number == least_neighbors) for b in found]  # fmt: skip
+    distance, pairs = nearest_images(centers, num_images, near, seed)
     limit = near * float(distance.median())
     rows += [_row(kind="pair", row=int(kept[a]), other=int(kept[b]), distance=length) for length, a, b in sorted(pairs)]
 
@@ -112,6 +127,7 @@ def advise(
         *_on_levels(
             points, fine, collapse["conditioned"], sigma_collapse, k, advised, float(edge.median()), least_neighbors
         ),
+        _on_numbers(found, least_neighbors, sigma_collapse, k),
         Finding(f"as YAML, beside a network and data: {_yaml(sigma_collapse, k, advised)}", "reasons: docs/advise.md"),
     ]
     arrays = {"nearest_distance": distance.numpy(), "neighbor_distance": points.distance.numpy()}
@@ -171,6 +187,17 @@ def _on_levels(
             "images",
         ),
     ]
+
+
+def _on_numbers(found: list[Blend], number: float, sigma_collapse: float, k: int) -> Finding:
+    moved = {n: [blend.moved for blend in found if blend.number == n] for n in sorted({b.number for b in found})}
+    ranges = ", ".join(f"{min(of):.2f} to {max(of):.2f} for n = {n:g}" for n, of in moved.items())
+    rule = f"{{class_path: smoothscore.schedules.EffectiveNeighbors, init_args: {{n: {number:g}}}}}"
+    options = f"{{sigma_collapse: {sigma_collapse:.2g}, scale: scheduled, temperature: {rule}}}"
+    return Finding(
+        f"or n = {number:g} in place of a temperature, with K = {k}: model.init_args {options}",
+        f"over the levels the means of the neighbors lie off by {ranges}, of the distance to the nearest other image",
+    )
 
 
 def _yaml(sigma_collapse: float, k: int, numerator: float) -> str:

@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from smoothscore.distances import Centers, decode
 from smoothscore.schedules import CollapseTemperature
-from smoothscore.score import EmpiricalScore, effective_number, optimal_weights
+from smoothscore.score import EmpiricalScore, effective_number, optimal_log_weight, optimal_weights
+from smoothscore.score.effective import solve_temperature
 
 _HALVINGS = 30
 
@@ -27,6 +28,7 @@ class Neighborhoods:
 
     Attributes:
         distance: [P, K] of each image to its neighbors, not squared.
+        index: [P, K], rows of the neighbors.
     """
 
     def __init__(self, centers: Centers, num_points: int, k: int, *, seed: int = 0) -> None:
@@ -35,12 +37,12 @@ class Neighborhoods:
         self.dim = centers.dim
         self.clean = decode(centers.data[rows]).view(len(rows), *centers.shape)
         self.noise = torch.randn(self.clean.shape, generator=generator)
-        self.distance, index = centers.nearest(self.clean, k)
+        self.distance, self.index = centers.nearest(self.clean, k)
         noise = self.noise.double().flatten(1)
         self._apart_sq = self.distance.double().square()
         self._noise_sq = noise.square().sum(1, keepdim=True)
         clean = self.clean.double().flatten(1)
-        offsets = (image - decode(centers.data[near]).double() for image, near in zip(clean, index, strict=True))
+        offsets = (image - decode(centers.data[near]).double() for image, near in zip(clean, self.index, strict=True))
         self._along = torch.stack([offset @ own for offset, own in zip(offsets, noise, strict=True)])
 
     def x(self, sigma: float) -> Tensor:
@@ -49,8 +51,17 @@ class Neighborhoods:
 
     def weights(self, sigma: float, temperature: float, k: int) -> Tensor:
         """Weights of the smoothed target over the k nearest, float64 [P, k] (Eq. 10)."""
+        return optimal_weights(self._distance_sq(sigma, k), self.dim, temperature)
+
+    def effective_weights(self, sigma: float, number: float, k: int) -> Tensor:
+        """The same where `number` of them speak."""
+        distance_sq = self._distance_sq(sigma, k).clamp_min(torch.finfo(torch.float64).tiny)
+        temperature = solve_temperature(optimal_log_weight(distance_sq, self.dim), number)
+        return optimal_weights(distance_sq, self.dim, temperature)
+
+    def _distance_sq(self, sigma: float, k: int) -> Tensor:
         distance_sq = self._apart_sq + 2 * sigma * self._along + sigma**2 * self._noise_sq
-        return optimal_weights(distance_sq[:, :k].clamp_min(0), self.dim, temperature)
+        return distance_sq[:, :k].clamp_min(0)
 
     def weakest(self, sigmas: Sequence[float], numerator: float, k: int) -> tuple[float, float]:
         """The level where fewest neighbors count at T = max(numerator/σ, 1), and their number, median of points."""

@@ -13,8 +13,10 @@ from smoothscore.data.images import ImageSet, Split
 from smoothscore.distances import Centers
 from smoothscore.errors import UserError
 from smoothscore.experiments import advise
+from smoothscore.experiments.blends import blends
 from smoothscore.experiments.neighborhoods import Neighborhoods
 from smoothscore.modules import ScoreModule, TemperatureSmoothed
+from tests.oracle.effective import temperature_oracle
 
 
 class Given(ImageDataModule):
@@ -159,6 +161,7 @@ def test_command_prints_yaml_that_a_model_takes(tmp_path, capsys):
         ({"numerators": (0.0,)}, "numerators is 0.0"),
         ({"least_neighbors": 1.0}, "least_neighbors is 1.0"),
         ({"num_points": 0}, "num_points is 0"),
+        ({"numbers": (0.5, 2.0)}, r"numbers is \[0.5, 2.0\]"),
         ({"sigma_min": 0.0}, "sigma_min is 0.0"),
         ({"sigma_max": 0.02}, "no level below which one image"),
         ({"data": Given(torch.zeros(5, 3, 8, 8, dtype=torch.uint8))}, "1 different images, too few"),
@@ -167,3 +170,37 @@ def test_command_prints_yaml_that_a_model_takes(tmp_path, capsys):
 def test_bad_input(options, culprit):
     with pytest.raises(UserError, match=culprit):
         advise(**{"data": small()} | options)
+
+
+def test_blends_are_the_means_at_which_n_speak():
+    data = small()
+    centers = Centers(data.train.pixels)
+    points = Neighborhoods(centers, 12, 6, seed=4)
+    clean, noise, images = drawn(data, 12, 4)
+    near = torch.cdist(clean, images).argsort(1)[:, :6]
+    for blend in blends(points, centers, [1.0, 1.5, 4.0, 6.0], [0.05, 0.5], 6):
+        distance_sq = (clean + blend.sigma * noise)[:, None].sub(images[near]).square().sum(2)
+        log_weight = -95 * distance_sq.log()
+        moved, copied = [], []
+        for row, of, image in zip(log_weight, near, clean, strict=True):
+            if blend.number == 1:
+                weights = (row == row.max()).double()
+            elif blend.number == 6:
+                weights = torch.full((6,), 1 / 6, dtype=torch.float64)
+            else:
+                weights = (row / temperature_oracle(row, blend.number)).softmax(0)
+            mean = weights @ images[of]
+            first, second = (mean - images).norm(dim=1).sort().values[:2]
+            copied.append(float(first < 2 / 3 * second))
+            moved.append((mean - image).norm() / (image - images[of[1]]).norm())
+        assert blend.moved == pytest.approx(float(torch.stack(moved).median()), rel=5e-3, abs=1e-6)
+        assert blend.copied == pytest.approx(sum(copied) / 12)
+
+
+def test_n_is_recommended_for_what_the_temperature_reaches_at_its_weakest_level():
+    result = advise((5, 20), data=small(), num_points=24, num_levels=3, least_neighbors=2.5, seed=1)
+    mine = {row["effective_number"] for row in result.rows if row["kind"] == "number" and row["recommended"]}
+    assert mine == {2.5}
+    claim = next(finding.claim for finding in result.findings if finding.claim.startswith("or n"))
+    options = yaml.safe_load(claim[claim.index("{") :])
+    assert options["temperature"]["init_args"] == {"n": 2.5}
