@@ -14,9 +14,9 @@ _KEY = pytest.StashKey[dict]()
 TITLE = """# What a run and its files survive
 `make test-long` writes this page; its tests may also run in parts (`pytest tests/robustness -m slow --tally
 docs/results/robustness.md`), which add to it. *Tried* counts attacks: kills, flipped bytes, truncations, ways of
-opening hostile files, drawn cases. *Survived* means that the result was the same as without the attack, bit for bit where the
-row says so; *detected* that the attack was refused with an error that names the file. An attack that ends in neither
-fails its test and is not counted.
+opening hostile files, drawn cases. *Survived* means that the result was the same as without the attack, bit for
+bit where the row says so; *detected* that the attack was refused with an error that names the file. An attack that
+ends in neither fails its test and is not counted.
 
 Of two processes one is killed, the first and the second in turn; the other has to end by itself. A SIGTERM in the last
 step comes too late to stop anything: the run ends as usual, and has to equal a straight one too.
