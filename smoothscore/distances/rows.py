@@ -8,7 +8,7 @@ from torch import Tensor
 from smoothscore.distances.precision import HALF, HALF_UNIT, decode, full_precision, multiplies_half
 from smoothscore.errors import UserError
 
-_SUM_BLOCK, _WIDE_BLOCK = 1024, 8192  # centers summed inside one product: wide is 6 % faster, and less exact
+_SUM_BLOCK, _WIDE_BLOCK = 1024, 4096  # centers summed inside one product: wide is 12 % faster, and less exact
 # of sums over centers, relative to Σ_j |w_j| ‖μ_j − middle‖: in float32, in wide blocks of it, and in half precision,
 # where weights, centers and result are rounded
 SUM_ERROR = (_SUM_BLOCK + 4) * 2.0**-24
