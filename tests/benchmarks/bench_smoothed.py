@@ -18,7 +18,9 @@ from smoothscore.data import Emoji
 from smoothscore.modules import NoiseConditioned, NoiseUnconditioned, ScoreModule, TemperatureSmoothed
 from smoothscore.neighbors import EfficientNetLite0, NeighborStore, NeighborTable
 from smoothscore.networks import UNet
-from smoothscore.score import smoothed_target
+from smoothscore.schedules import EffectiveNeighbors
+from smoothscore.score import optimal_log_weight, smoothed_target
+from smoothscore.score.effective import solve_temperature
 
 SIZES = [(128, 30, 3072), (128, 100, 3072), (64, 30, 12288)]
 
@@ -61,6 +63,8 @@ def bench_target(repeat: int) -> None:
         x = centers[:, 0] + 0.5 * torch.randn(batch, dim, generator=generator)
         sigma, temperature = torch.full((batch,), 0.5), torch.full((batch,), 10.0)
         extra = peak_extra(lambda: smoothed_target(x, centers, sigma, temperature))
+        distance_sq = (centers - x.unsqueeze(1)).square().sum(2, dtype=torch.float64)
+        log_weight = optimal_log_weight(distance_sq, dim)
         data = torch.randint(0, 256, (4000, dim), dtype=torch.uint8, generator=generator)
         others = torch.randint(0, 4000, (4000, k - 1), generator=generator)
         rows = torch.arange(4000).unsqueeze(1)
@@ -72,9 +76,12 @@ def bench_target(repeat: int) -> None:
             {
                 "plain": lambda: plain(x, centers, temperature),
                 "ours": lambda: smoothed_target(x, centers, sigma, temperature),
+                "ours, n": lambda: smoothed_target(x, centers, sigma, EffectiveNeighbors(2.0)),
+                "solve": lambda: solve_temperature(log_weight, 2.0),
                 "read twice": lambda: (centers.sum(), centers.sum()),
                 "store, plain": lambda: plain(x, data[store.indices[index].long()].float() / 255, temperature),
                 "store, ours": lambda: smoothed_target(x, store.images(index, out=buffer), sigma, temperature),
+                "store, n": lambda: smoothed_target(x, store.images(index, out=buffer), sigma, EffectiveNeighbors(2.0)),
             },
             repeat,
         )
@@ -84,6 +91,11 @@ def bench_target(repeat: int) -> None:
             f"reading the centers twice; extra memory {extra / centers.nbytes:.2f} of the centers; "
             f"from the store {got['store, plain']:.1f} against {got['store, ours']:.1f} ms: "
             f"{got['store, plain'] / got['store, ours']:.1f} times"
+        )
+        print(
+            f"  n effective neighbors in place of T: {got['ours, n']:.1f} ms, {got['ours, n'] / got['ours'] - 1:+.1%}; "
+            f"from the store {got['store, n']:.1f} ms, {got['store, n'] / got['store, ours'] - 1:+.1%}; the solve alone "
+            f"{got['solve']:.2f} ms"
         )
 
 
@@ -124,6 +136,8 @@ def bench_step(repeat: int) -> None:
         for k in (10, 30, 100):
             data = Emoji(k=k, cache_dir=folder)
             forms[f"pixels K={k}"] = prepared(TemperatureSmoothed(unet(False), sigma_collapse=5.0), data, folder)
+        module = TemperatureSmoothed(unet(False), sigma_collapse=5.0, temperature=EffectiveNeighbors(2.0))
+        forms["pixels K=30, n"] = prepared(module, Emoji(k=30, cache_dir=folder), folder)
         data = Emoji(k=30, extractor=EfficientNetLite0(), cache_dir=folder)
         forms["features K=30"] = prepared(TemperatureSmoothed(unet(False), sigma_collapse=5.0), data, folder)
         got = interleaved(forms, repeat)
