@@ -14,8 +14,8 @@ RadialAt = Callable[[Query, Tensor], Radial]
 Need = Literal["weights", "score", "mean", "float64"]
 
 _TAIL = 16.0  # contenders hold all but a share of e^−16 of the weight
-_SAMPLED = 256  # one center in so many tells whether a product in half precision is worth its while
-_TELLING = 1 / 20  # it is where it leaves a point no more than this share of the sample
+_SAMPLED = 128  # one center in so many tells whether a product in half precision is worth its while
+_TELLING = 1 / 16  # it is where it leaves a point no more than this share of the sample
 FEW = 8  # and was where it leaves all points together no more than one center in so many
 
 

@@ -27,14 +27,14 @@ class Contribution(NamedTuple):
         """Evaluate at squared distances base [b, 1] + excess [b, U] that may be off by slack [b, 1]."""
         profile = radial(base, excess)
         weights = profile.log_weight.softmax(1)
-        error = slack.to(excess.dtype) * (profile.slope + profile.bend)
-        loose = (profile.bend / (profile.slope + profile.bend)).nan_to_num(1).amax(1)
+        error = slack.to(excess.dtype) * profile.steepness
+        loose = profile.bend.nan_to_num(1).amax(1)
         if profile.coefficient.shape[1] == 1:  # one c for all
             return cls(weights, weights, profile.coefficient.double(), error, loose)
         share = weights * profile.coefficient
         total = share.sum(1, keepdim=True).clamp_min(torch.finfo(share.dtype).tiny)
         share /= total
-        return cls(weights, share, total.double(), error, loose + (share - weights).abs().sum(1))
+        return cls(weights, share, total.double(), error, loose + (share - weights).abs_().sum(1))
 
     def put(self, rows: Tensor, other: "Contribution") -> None:
         """Replace some rows, int64, in place."""

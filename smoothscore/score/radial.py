@@ -28,8 +28,8 @@ class Profile(NamedTuple):
 
     log_weight: Tensor  # ℓ, up to a constant of the row
     coefficient: Tensor  # c, what multiplies w_j (μ_j − x) in the score; 0 at distance 0 where it would be infinite
-    slope: Tensor  # bound on |dℓ/dr²|
-    bend: Tensor  # bound on |d ln c/dr²|
+    steepness: Tensor  # bound on |dℓ/dr²| + |d ln c/dr²|
+    bend: Tensor  # the share of c's part in it
 
 
 class Radial(ABC):
@@ -100,14 +100,15 @@ class PowerLaw(Radial):
         ratio = excess / start.clamp_min(torch.finfo(excess.dtype).tiny)
         log_weight = ratio.clamp_max_(_LARGEST_RATIO).log1p_().mul_(-rate)
         distance_sq = excess + start
-        coefficient = self.dim / distance_sq
         hit = start == 0
         if bool(hit.any()):
-            coefficient.masked_fill_(distance_sq == 0, 0)
             limit = torch.where(distance_sq == 0, 0.0, -torch.inf).to(excess.dtype)
             log_weight = torch.where(hit & (rate > 0), limit, log_weight)
         inverse = distance_sq.reciprocal_()
-        return Profile(log_weight, coefficient, rate * inverse, inverse)
+        coefficient = self.dim * inverse
+        if bool(hit.any()):
+            coefficient.masked_fill_(inverse.isinf(), 0)
+        return Profile(log_weight, coefficient, inverse.mul_(rate + 1), 1 / (rate + 1))
 
     def reach(self, distance_sq: Tensor, drop: float) -> Tensor:
         """See `Radial`."""
@@ -122,7 +123,7 @@ class PowerLaw(Radial):
 class PowerLawPerCenter(Radial):
     """Every center at its own best level and its own temperature: ℓ = f(x, μ, σ*)/T(σ*), c = 1/σ*².
 
-    The constant −d/2 of f no longer cancels. `slope` takes T to change no faster than in proportion to σ, or 1/σ.
+    The constant −d/2 of f no longer cancels. `steepness` takes T to change no faster than in proportion to σ, or 1/σ.
     Source: arXiv 2601.19285, Sec. 3.2, the literal T*_j = T(σ*_j).
     """
 
@@ -141,8 +142,9 @@ class PowerLawPerCenter(Radial):
         log_weight = f / temperature
         log_weight = log_weight - log_weight.amax(1, keepdim=True)
         coefficient = torch.where(distance_sq > 0, self.dim * inverse, 0.0)
-        slope = (self.dim + f.abs()) / temperature * inverse
-        return Profile(*(part.to(excess.dtype) for part in (log_weight, coefficient, slope, inverse)))
+        steepness = ((self.dim + f.abs()) / temperature + 1) * inverse
+        profile = log_weight, coefficient, steepness, inverse / steepness
+        return Profile(*(part.to(excess.dtype) for part in profile))
 
     def reach(self, distance_sq: Tensor, drop: float) -> Tensor:
         """See `Radial`."""
@@ -179,7 +181,8 @@ class Levels(Radial):
         tiny = torch.finfo(mass.dtype).tiny
         mean = first.div_(mass.clamp_min_(tiny))
         bend = second.div_(mass).div_(mean.clamp_min(tiny)).sub_(mean).clamp_min_(0)
-        return Profile(mass.log_(), 2 * mean, mean, bend)
+        steepness = mean + bend
+        return Profile(mass.log_(), 2 * mean, steepness, bend.div_(steepness.clamp_min(tiny)))
 
     def reach(self, distance_sq: Tensor, drop: float) -> Tensor:
         """See `Radial`."""

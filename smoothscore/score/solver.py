@@ -107,8 +107,8 @@ class Solver(Contenders):
         precise = self.centers.ready(self.query.point[rows], torch.float64)
         distance_sq = (self.centers.screen(precise, index) + precise.offset[:, None]).clamp_min_(0)
         base, slack = distance_sq.amin(1, keepdim=True), precise.slack[:, None]
-        slope = radial(base, distance_sq - base).slope
-        blurred = (slack * slope > TOLERANCE / 8) | (slack > TOLERANCE / 512 * distance_sq)
+        steepness = radial(base, distance_sq - base).steepness
+        blurred = (slack * steepness > TOLERANCE / 8) | (slack > TOLERANCE / 512 * distance_sq)
         row, column = (blurred & self.contender[rows][:, columns]).nonzero(as_tuple=True)
         distance_sq[row, column] = self.centers.distance_sq(self.query, rows[row], index[column])
         return distance_sq, slack, (row, column)
