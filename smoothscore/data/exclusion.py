@@ -5,6 +5,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -124,7 +125,7 @@ def _mapped(pixels: Tensor, rows: Tensor, excluded: Exclusion, cache_dir: Path) 
     return filled["pixels"]
 
 
-def _read_csv(path: Path) -> dict[str, object]:
+def _read_csv(path: Path) -> dict[str, Any]:
     with path.open(newline="") as file:
         lines = list(csv.DictReader(file))
     if not lines:

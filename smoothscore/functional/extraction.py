@@ -123,7 +123,7 @@ def feature_ratio(features: Tensor, reference: Tensor, place: Tensor) -> Tensor:
     check_rows("features of samples", features)
     check_same_shape("features of samples", features, "features of train", reference.shape[1:])
     place = place.to(reference.device)
-    asked, back = place.unique(return_inverse=True)
+    asked, back = torch.unique(place, return_inverse=True)
     # Nearest other: of the two nearest one is the match itself, at 0, unless another has equal features.
     found = Centers(reference).nearest(reference[asked], 2)
     itself = found.index[:, 0] == asked.to(found.index.device)

@@ -52,7 +52,7 @@ def draw_samples(
     walk = sampler.bind(module.sigma_min, module.sigma_max, trained.data.train.pixels)
     with trained.path.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
-    parts = {
+    parts: dict[str, str | int] = {
         "checkpoint": digest,
         "sampler": json.dumps(_plain(sampler), sort_keys=True),
         "seed": seed,

@@ -100,7 +100,7 @@ def _first_stage(
         "score": Column(torch.float32),
         "flipped": Column(torch.bool),
     }
-    parts = {**digests, "neighbors": options.neighbors, "flips": options.flips}
+    parts: dict[str, str | int] = {**digests, "neighbors": options.neighbors, "flips": options.flips}
 
     def compute(rows: slice) -> dict[str, Tensor]:
         return matcher.match(samples[rows].to(device))._asdict()

@@ -124,7 +124,7 @@ def _write_grids(found: Audit, samples: Images, train: Images, folder: Path) -> 
     step = _COLUMNS * _PAIR_ROWS
     for number, start in enumerate(range(0, min(len(pairs), step * _MOST_GRIDS), step), start=1):
         page = pairs[start : start + step]
-        rows = []
+        rows: list[Tensor] = []
         for first in range(0, len(page), _COLUMNS):
             line = page[first : first + _COLUMNS]
             rows += [_padded(sample_images(line, samples)), _padded(train.pixels[[pair.train for pair in line]])]
@@ -136,8 +136,8 @@ def _write_grids(found: Audit, samples: Images, train: Images, folder: Path) -> 
         rows = []
         for group in copied:
             own = [pair for pair in found.flagged if pair.train == group.train][: columns - 1]
-            line = torch.cat([decode(train.pixels[[group.train]]), sample_images(own, samples)])
-            rows.append(_padded(line, columns))
+            images = torch.cat([decode(train.pixels[[group.train]]), sample_images(own, samples)])
+            rows.append(_padded(images, columns))
         files.append(folder / "most-copied.png")
         save_png(row_grid(torch.stack(rows)), files[-1])
     return files
