@@ -1,6 +1,7 @@
 """The review page: self-contained, and what real keys in a browser make of a thousand pairs."""
 
 import json
+import os
 import re
 import time
 
@@ -50,6 +51,8 @@ def path(found, images, tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     program = find_browser()
+    if os.environ.get("CI"):
+        pytest.skip("CI has no screen to look at: the review page is used in a browser on developers' machines only")
     if program is None:
         pytest.skip("no Chromium on this machine: the review page is not used in a browser")
     browser = Browser(program, tmp_path_factory.mktemp("browser"))
