@@ -94,7 +94,7 @@ def bench_target(repeat: int) -> None:
         )
         print(
             f"  n effective neighbors in place of T: {got['ours, n']:.1f} ms, {got['ours, n'] / got['ours'] - 1:+.1%}; "
-            f"from the store {got['store, n']:.1f} ms, {got['store, n'] / got['store, ours'] - 1:+.1%}; the solve alone "
+            f"from the store {got['store, n']:.1f} ms, {got['store, n'] / got['store, ours'] - 1:+.1%}; solve alone "
             f"{got['solve']:.2f} ms"
         )
 
