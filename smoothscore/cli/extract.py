@@ -28,14 +28,15 @@ _TOP = 5  # training images that are named in the terminal
 def run(name: str, args: Sequence[str]) -> None:
     """Find copies and write the evidence, or draw the conclusions from a person's decisions."""
     parser = _parser(name)
-    options = parser.instantiate(parser.parse_args(list(args)))
-    out = open_folder(options.out)
-    if options.decisions is not None:
-        if options.samples is not None:
-            raise UserError(f"--decisions concludes the audit in {out}: leave {options.samples} out.")
-        print("\n".join(conclude(out, Path(options.decisions))))
+    parsed = parser.parse_args(list(args))
+    out = open_folder(parsed.out)
+    if parsed.decisions is not None:  # nothing is instantiated: concluding needs neither data nor extractor
+        if parsed.samples is not None:
+            raise UserError(f"--decisions concludes the audit in {out}: leave {parsed.samples} out.")
+        print("\n".join(conclude(out, Path(parsed.decisions))))
         print(f"{out / 'final.json'}\n{out / 'final.csv'}\n{out / 'final_training_images.csv'}")
         return
+    options = parser.instantiate(parsed)
     if options.samples is None:
         raise UserError("No samples are given: name a checkpoint, a folder of images, an .npy or an .npz file.")
     _audit(options, out)
