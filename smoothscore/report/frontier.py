@@ -162,13 +162,13 @@ def _common_name(runs: Sequence[Run]) -> str:
     """What the names of runs begin with alike, without what is left of a seed."""
     alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*(run.name for run in runs), strict=False))
     prefix = "".join(letters[0] for letters in alike)
-    return (re.sub(r"[-_/. ]*(seed|s)?[-_]?\d*$", "", prefix) if len(runs) > 1 else prefix) or runs[0].name
+    seed = r"[-_/. ]*(seed|s)?[-_]?\d*$" if len(runs) > 1 else r"[-_/. ]+seed[-_]?\d+$"
+    return re.sub(seed, "", prefix) or runs[0].name
 
 
 @paper_style()
 def _figure(found: Sequence[Setting], comparison: Comparison) -> Figure:
-    figure, axes = new_figure(2, height=3.6)
-    figure.delaxes(axes[0, 1])
+    figure, axes = new_figure(width=6.8, height=3.6)
     axis = axes[0, 0]
     for number, (family, members) in enumerate(_families(found).items()):
         x, y = [s.distance for s in members], [100 * s.memorized for s in members]
