@@ -217,8 +217,9 @@ class Solver(Contenders):
         if self.need == "score" and group.columns is None:
             heavy = group.heavy()
             if self.centers.has_rough(far.device) and len(heavy) <= self.centers.count // FEW:
-                light = (1 - group.share[:, heavy].sum(1)).clamp_min(0).double()
-                blurred = ROUGH_SUM_ERROR * light.sqrt() * far + WIDE_SUM_ERROR * far
+                norm = self.centers.norm_sq.sqrt().to(group.share.dtype)
+                light = (group.share @ norm - group.share[:, heavy] @ norm[heavy]).clamp_min(0).double()
+                blurred = ROUGH_SUM_ERROR * light + WIDE_SUM_ERROR * far
                 if bool(fine(blurred).all()):
                     return "half", blurred
             if bool(fine(WIDE_SUM_ERROR * far).all()):
