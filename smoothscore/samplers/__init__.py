@@ -2,6 +2,7 @@
 
 from smoothscore.samplers.actual_noise import ActualNoise
 from smoothscore.samplers.base import Sampler, Step
+from smoothscore.samplers.clipped import ClipDenoised
 from smoothscore.samplers.gradient_ascent import GradientAscent
 from smoothscore.samplers.latent import Between, decode, encode, interpolate
 from smoothscore.samplers.multistep import DPMSolver
@@ -17,6 +18,7 @@ __all__ = [
     "ActualNoise",
     "Between",
     "Box",
+    "ClipDenoised",
     "DPMSolver",
     "GradientAscent",
     "Heun",

@@ -47,6 +47,10 @@ class Sampler(ABC):
         if self._levels is None and self.num_levels < 2:
             raise UserError(f"sigmas is {sigmas}: as a number of levels it must be at least 2.")
 
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name.lstrip('_')}={value!r}" for name, value in vars(self).items() if name != "nfe")
+        return f"{type(self).__name__}({options})"
+
     def bind(self, sigma_min: float, sigma_max: float, data: Tensor | None = None) -> Self:
         """Return this sampler with a number of levels turned into levels over [σ_min, σ_max].
 

@@ -90,6 +90,9 @@ class Box(Projection):
             raise UserError(f"Box: low is {low} and high {high}: low must be below high.")
         self.low, self.high = low, high
 
+    def __repr__(self) -> str:
+        return f"Box(low={self.low!r}, high={self.high!r})"
+
     def __call__(self, x: Tensor) -> Tensor:
         """The nearest x within the box."""
         return x.clamp(self.low, self.high)
