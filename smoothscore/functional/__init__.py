@@ -4,6 +4,7 @@ from smoothscore.functional.authenticity import auth_pct, authentic
 from smoothscore.functional.calibrated import calibrated_distance
 from smoothscore.functional.copying import CopyTest, c_t
 from smoothscore.functional.diversity import vendi
+from smoothscore.functional.excess import CopyReference, CopyScores, ExcessCopies, excess_copies
 from smoothscore.functional.expansion import (
     ExpansionPoints,
     ExpansionRatio,
@@ -29,7 +30,10 @@ from smoothscore.functional.penalized import MiFID, mifid
 
 __all__ = [
     "PRDC",
+    "CopyReference",
+    "CopyScores",
     "CopyTest",
+    "ExcessCopies",
     "ExpansionPoints",
     "ExpansionRatio",
     "Extraction",
@@ -43,6 +47,7 @@ __all__ = [
     "c_t",
     "calibrated_distance",
     "difference_interval",
+    "excess_copies",
     "expansion_points",
     "expansion_prediction",
     "expansion_ratio",
