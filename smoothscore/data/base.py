@@ -3,12 +3,13 @@
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Literal
 
 import torch
 from lightning import LightningDataModule
 from torch import Tensor, nn
 
-from smoothscore.data.exclusion import exclude_rows
+from smoothscore.data.exclusion import exclude_rows, half_rows, keep_rows
 from smoothscore.data.images import ImageSet, Split
 from smoothscore.data.rows import FixedLoader, RowStream, TrainLoader
 from smoothscore.errors import UserError
@@ -47,6 +48,8 @@ class ImageDataModule(LightningDataModule, ABC):
         radius: keep of the k neighbors those within radius × (distance to the nearest other training image).
         exclude: list of training rows to leave out, as `smoothscore dedup` writes it for this data set; the others keep
             their order, and `train_rows` says which rows they had.
+        half: train on one of two disjoint random halves of the images, "first" or "second", for the two-split
+            test (`smoothscore analyze split`); held-out images stay the same. None is all.
         flip: mirror each training image with probability 1/2, together with its neighbors.
         epoch_steps: steps per epoch; None makes an epoch one pass over the training images.
         seed: order of the training images.
@@ -79,6 +82,7 @@ class ImageDataModule(LightningDataModule, ABC):
         table_path: str | None = None,
         radius: float | None = None,
         exclude: str | None = None,
+        half: Literal["first", "second"] | None = None,
         flip: bool = False,
         epoch_steps: int | None = None,
         seed: int = 42,
@@ -103,6 +107,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.table_path = table_path
         self.radius = radius
         self.exclude = exclude
+        self.half = half
         self.flip = flip
         self.epoch_steps = epoch_steps
         self.seed = seed
@@ -130,7 +135,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @property
     def train_rows(self) -> Tensor:
-        """The row that each training image had before any was excluded: int64 [M], ascending."""
+        """The row that each training image had before any was left out: int64 [M], ascending."""
         self._read_once()
         assert self._train_rows is not None
         return self._train_rows
@@ -222,5 +227,14 @@ class ImageDataModule(LightningDataModule, ABC):
             if self.exclude is not None:
                 train, self._train_rows = exclude_rows(split.train, Path(self.exclude), self.cache_dir)
                 split = split._replace(train=train)
+            if self.half is not None:
+                rows = half_rows(len(split.train.pixels), self.half, self.split_seed)
+                if len(rows) < 2:
+                    raise UserError(
+                        f"half is {self.half}, but {type(self).__name__} has {len(split.train.pixels)} images, "
+                        "and a half needs at least 2: give more images, or leave out half."
+                    )
+                split = split._replace(train=keep_rows(split.train, rows, self.cache_dir))
+                self._train_rows = self._train_rows[rows]
             self._split = split
         return self._split

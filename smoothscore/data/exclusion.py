@@ -5,7 +5,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -102,24 +102,44 @@ def exclude_rows(train: ImageSet, path: Path, cache_dir: Path) -> tuple[ImageSet
         raise UserError(
             f"{path} leaves {len(rows)} of {len(train.pixels)} images, but at least 2 are needed: shorten it."
         )
+    return keep_rows(train, rows, cache_dir, digest=excluded.data), rows
+
+
+def keep_rows(train: ImageSet, rows: Tensor, cache_dir: Path, *, digest: str | None = None) -> ImageSet:
+    """The images at the given rows, written to the disk and mapped from there where they are more than 1 GiB.
+
+    Args:
+        train: all training images.
+        rows: int64 [M'], ascending.
+        cache_dir: where they are written.
+        digest: of all pixels, where it is known.
+    """
     pixels = train.pixels
     if pixels[0].numel() * pixels.element_size() * len(rows) <= _IN_MEMORY:
-        return train.rows(rows), rows
-    return ImageSet(_mapped(pixels, rows, excluded, cache_dir), train.labels[rows], train.classes), rows
+        return train.rows(rows)
+    mapped = _mapped(pixels, rows, digest or digest_tensor(pixels), cache_dir)
+    return ImageSet(mapped, train.labels[rows], train.classes)
 
 
-def _mapped(pixels: Tensor, rows: Tensor, excluded: Exclusion, cache_dir: Path) -> Tensor:
-    name = digest_tensor(rows).partition(":")[2][:8] + excluded.data.partition(":")[2][:8]
+def half_rows(count: int, half: Literal["first", "second"], seed: int) -> Tensor:
+    """Rows of one of two disjoint halves of ``count`` rows, dealt at random: int64, ascending; an odd one is unused."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    size = count // 2
+    return (order[:size] if half == "first" else order[size : 2 * size]).sort().values
+
+
+def _mapped(pixels: Tensor, rows: Tensor, digest: str, cache_dir: Path) -> Tensor:
+    name = digest_tensor(rows).partition(":")[2][:8] + digest.partition(":")[2][:8]
     column = Column(pixels.dtype, tuple(pixels.shape[1:]))
     step = max(1, _BLOCK // (pixels[0].numel() * pixels.element_size()))
     filled = fill_rows(
         cache_dir / f"kept-{name}",
-        {"data": excluded.data, "rows": digest_tensor(rows)},
+        {"data": digest, "rows": digest_tensor(rows)},
         {"pixels": column},
         len(rows),
         lambda part: {"pixels": pixels[rows[part]]},
         block=step,
-        progress="leaving out excluded images",
+        progress="leaving out images",
         unit="image",
     )
     return filled["pixels"]
