@@ -47,6 +47,7 @@ def test_precision_accumulation_rates_and_dashboards(monkeypatch):
     }
     Path("options.yaml").write_text(yaml.safe_dump(config))
     main(["fit", "--config", str(FAST), *SMALL, "--config", "options.yaml", "--model.init_args.warmup_steps", "3"])
+    wandb.finish()
     checkpoint = torch.load("runs/emoji_fast/options/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 4
     assert all(value.dtype == torch.float32 for value in checkpoint["state_dict"].values() if value.is_floating_point())
