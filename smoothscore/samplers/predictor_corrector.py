@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from smoothscore.samplers.rows import per_image, row_norm
 from smoothscore.samplers.watch import Counted
 
 Predictor = Literal["reverse_diffusion", "ancestral", "euler_maruyama", "probability_flow", "none"]
-Corrector = Literal["langevin", "annealed_langevin"]
+Corrector = Literal["langevin", "annealed_langevin", "ornstein_uhlenbeck"]
 
 
 class PredictorCorrector(Sampler):
@@ -29,20 +29,23 @@ class PredictorCorrector(Sampler):
     * probability_flow: x ← x + ½ Δ s
     * none: x stays, and the last step is x ← x + σ_n² s; with the annealed corrector this is annealed Langevin dynamics
 
-    and the correctors are x ← x + ε s + √(2ε) z with
+    and the correctors are
 
-    * langevin: ε = 2 (snr ‖z‖/‖s‖)², norms per sample
-    * annealed_langevin: ε = 2 (snr σ_n)², the same without a look at the score
+    * langevin: x ← x + ε s + √(2ε) z, ε = 2 (snr ‖z‖/‖s‖)², norms per sample
+    * annealed_langevin: the same with ε = 2 (snr σ_n)², without a look at the score
+    * ornstein_uhlenbeck: x ← x + ε s + √(2ε (1 − snr²)) z, ε = 2 (snr σ_n)²: noise of level σ_n keeps that level
+      whatever the step, while Langevin steps widen it to σ_n/√(1 − snr²), or to (1 + snr²) σ_n with a blind network
 
     Args:
         sigmas: noise levels, ascending, or a number of levels (see `Sampler`).
         predictor: one of the five above.
         corrector_steps: Langevin steps at each level, 0 for none.
         snr: signal-to-noise ratio of the corrector, 0.16 for CIFAR-10.
-        corrector: one of the two above.
+        corrector: one of the three above.
 
     Raises:
-        UserError: an unknown predictor or corrector, corrector_steps < 0, neither of the two, or snr ≤ 0.
+        UserError: an unknown predictor or corrector, corrector_steps < 0, neither of the two, snr ≤ 0, or snr ≥ 1 with
+            ornstein_uhlenbeck.
 
     Source: arXiv 2601.19285, Sec. 5; arXiv 2011.13456, Algorithms 2 and 4; arXiv 1907.05600, Algorithm 1.
     """
@@ -59,9 +62,9 @@ class PredictorCorrector(Sampler):
         super().__init__(sigmas)
         if predictor not in PREDICTORS:
             raise UserError(f"predictor is {predictor!r}: choose one of {', '.join(PREDICTORS)}.")
-        if corrector not in ("langevin", "annealed_langevin"):
+        if corrector not in get_args(Corrector):
             raise UserError(
-                f"corrector is {corrector!r}: choose langevin or annealed_langevin (0 corrector_steps: none)."
+                f"corrector is {corrector!r}: choose one of {', '.join(get_args(Corrector))} (0 corrector_steps: none)."
             )
         if predictor == "none" and corrector_steps == 0:
             raise UserError("predictor is none and corrector_steps 0, so that nothing would move: set one of them.")
@@ -69,6 +72,8 @@ class PredictorCorrector(Sampler):
             raise UserError(f"corrector_steps is {corrector_steps}: it must be 0 or more.")
         if not snr > 0:
             raise UserError(f"snr is {snr}: it must be above 0 (0.16 for 32x32 images).")
+        if corrector == "ornstein_uhlenbeck" and not snr < 1:
+            raise UserError(f"snr is {snr}: with the corrector ornstein_uhlenbeck it must be below 1.")
         self.predictor = predictor
         self.corrector_steps = corrector_steps
         self.snr = snr
@@ -86,8 +91,10 @@ class PredictorCorrector(Sampler):
                 s, z = score(x, sigma), next(noise)
                 if self.corrector == "langevin":
                     x = langevin(x, s, z, self.snr)
-                else:  # √ε = √2 snr σ
-                    x = x.add(s, alpha=2 * (self.snr * sigma) ** 2).add_(z, alpha=2 * self.snr * sigma)
+                else:  # √(2ε) = 2 snr σ
+                    kept = 1 - self.snr**2 if self.corrector == "ornstein_uhlenbeck" else 1.0
+                    spread = 2 * self.snr * sigma * math.sqrt(kept)
+                    x = x.add(s, alpha=2 * (self.snr * sigma) ** 2).add_(z, alpha=spread)
             drift, spread = PREDICTORS[self.predictor](sigma, sigma_next)
             if drift > 0:
                 x = torch.add(x, score(x, sigma), alpha=drift)

@@ -48,6 +48,10 @@ class Counted:
         return value.to(x.dtype)
 
 
+class NotFiniteError(UserError):
+    """A walk's state is NaN or infinite."""
+
+
 class FiniteWatch:
     """Stops a walk whose state is NaN or infinite; looks at the device only every `every` steps."""
 
@@ -66,7 +70,7 @@ class FiniteWatch:
         """Check the steps noted.
 
         Raises:
-            UserError: one of them holds a NaN or an infinity.
+            NotFiniteError: one of them holds a NaN or an infinity.
         """
         if not self.seen:
             return
@@ -75,7 +79,7 @@ class FiniteWatch:
             at = good.index(False)
             ends, begins = (level_of(self.seen[i][1]) if i >= 0 else self.last for i in (at, at - 1))
             where = f"begins at σ = {begins:.4g}" if math.isnan(ends) else f"ends at σ = {ends:.4g}"
-            raise UserError(
+            raise NotFiniteError(
                 f"sampling left the finite numbers at step {self.seen[at][0]}, which {where}: "
                 "the score returned NaN or infinity there, or the steps are too large for it (take more levels)."
             )

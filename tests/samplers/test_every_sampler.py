@@ -10,6 +10,7 @@ from smoothscore.errors import UserError
 from smoothscore.samplers import (
     ActualNoise,
     Box,
+    ClipDenoised,
     DPMSolver,
     GradientAscent,
     Heun,
@@ -27,13 +28,14 @@ LEVELS = torch.logspace(-2, 1, 12)
 
 def samplers():
     for predictor in ("reverse_diffusion", "ancestral", "euler_maruyama", "probability_flow", "none"):
-        for corrector in ("langevin", "annealed_langevin"):
+        for corrector in ("langevin", "annealed_langevin", "ornstein_uhlenbeck"):
             yield PredictorCorrector(LEVELS, predictor=predictor, corrector=corrector)
     yield PredictorCorrector(LEVELS, corrector_steps=0)
     yield ProbabilityFlow(LEVELS)
     yield ProbabilityFlow(LEVELS, method="rk45", rtol=1e-2, atol=1e-2)
     yield Heun(LEVELS)
     yield DPMSolver(LEVELS)
+    yield ClipDenoised(DPMSolver(LEVELS))
     for options in ({}, {"churn": 0.7}, {"schedule_until": 1.0}, {"alpha": 0.4}):
         yield ActualNoise(DATA, steps=12, sigma_max=10.0, **options)
         yield ActualNoise(steps=12, sigma_max=10.0, noise="score", **options)
