@@ -75,7 +75,7 @@ def c_t(train: Tensor, test: Tensor, samples: Tensor, *, cells: int = 5, least: 
         )
         if len(own) and len(held_out) and len(drawn) >= least:
             centers = Centers(own)
-            cell_z[cell] = _z_score(*(centers.nearest(rows).distance[:, 0] for rows in (held_out, drawn)))
+            cell_z[cell] = mann_whitney_z(*(centers.nearest(rows).distance[:, 0] for rows in (held_out, drawn)))
             shares[cell] = len(held_out) / len(test)
     used = shares > 0
     if not used.any():
@@ -87,7 +87,7 @@ def c_t(train: Tensor, test: Tensor, samples: Tensor, *, cells: int = 5, least: 
     return CopyTest(z, int(used.sum()), float(shares.sum()), cell_z)
 
 
-def _z_score(held_out: Tensor, drawn: Tensor) -> float:
+def mann_whitney_z(held_out: Tensor, drawn: Tensor) -> float:
     """Mann–Whitney: below 0 where the drawn values are smaller than the held-out ones, [n] and [m]."""
     n, m = len(held_out), len(drawn)
     ordered = held_out.sort().values

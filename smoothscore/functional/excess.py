@@ -27,7 +27,7 @@ class CopyScores(NamedTuple):
     """What is kept of every sample, [n] or [n, number of spaces].
 
     Attributes:
-        score: lowest z of all spaces, float64 [n]: low where a sample is nearer to a training image than is usual.
+        score: lowest z of all scales and spaces, float64 [n]: low where a sample is unusually near to a training image.
         nearest: row of the nearest training image in the space of that z, int64 [n].
         place: nearest image of training and held-out ones together, int64 [n, S]: a training row, or M + held-out row.
         weight: how much nearer it is than the next ones, log(mean/first), float64 [n, S].
@@ -97,7 +97,7 @@ class CopyReference:
             name: Space(name, known[name], fresh[name], reference.to(fresh[name].device), neighbors, seed)
             for name in known
         }
-        own = [space.z(rows[rest.to(rows.device)])[0] for space, rows in self._pairs(fresh)]
+        own = [space.z(rows[rest.to(rows.device)]) for space, rows in self._pairs(fresh)]
         self.calibration = torch.stack(own).amin(0)
 
     def score(self, samples: Rows) -> CopyScores:
@@ -172,10 +172,12 @@ def excess_copies(
 ) -> ExcessCopies:
     """Test whether samples are nearer to the training images than fresh images would be, at matched local density.
 
-    A random third of the held-out images, R, measures density: s(x) is the mean distance of x to its k nearest in R.
-    T(x) = log max(d(x)/s(x), 1/100), d the distance to the nearest training image. How T depends on density is a line
-    fitted on R, T ≈ a + b log s, each image of R left out of its own s; z(x) = (T − a − b log s)/deviation, and the
-    score of x is the lowest z of all spaces. The other held-out images, C, calibrate:
+    T(x) = log max(d(x)/s(x), 1/100), with d the distance to the nearest training image and s what is usual around x, in
+    two ways: the mean distance to the k nearest of R, a random third of the held-out images, which no twins among the
+    training images can hide; and the distance to the second nearest training image, which is sharper where there are
+    none. How T depends on density is a line fitted on R, T ≈ a + b log s, each image of R left out of its own s;
+    z(x) = (T − a − b log s)/deviation. The score of x is the lowest z of both scales and all spaces. The other held-out
+    images, C, calibrate:
 
     * per sample p = (1 + #{c ∈ C : score_c ≤ score_x})/(|C| + 1), valid because a fresh x is exchangeable with C while
       training images and R are as they are; ``flagged`` by Benjamini and Hochberg.
@@ -190,7 +192,7 @@ def excess_copies(
     Args:
         samples: [n, *S], uint8 (meaning value/255) or floating point; or a mapping from the names of spaces to the same
             images in each, such as {"pixels": [n, C, H, W], "lite0": [n, F]}.
-        train: [M, *S], likewise.
+        train: [M, *S], likewise, at least 2.
         held_out: [N, *S], likewise; drawn as the training images were, and never trained on.
         neighbors: k of the density.
         level: of the excess.

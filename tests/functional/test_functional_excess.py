@@ -44,22 +44,25 @@ def plain_scores(samples: Tensor, train: Tensor, held_out: Tensor, k: int) -> tu
     order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))
     reference, rest = held_out[order[: len(order) // 3]], held_out[order[len(order) // 3 :]]
 
-    def t_and_s(rows: Tensor, leave_out: bool = False) -> list[tuple[float, float]]:
-        found = []
+    def t_and_s(rows: Tensor, leave_out: bool = False) -> list[list[tuple[float, float]]]:
+        found: list[list[tuple[float, float]]] = [[], []]
         for number, row in enumerate(rows):
             near = [j for j in range(len(reference)) if not (leave_out and j == number)]
-            s = float(apart(row[None], reference[near])[0].sort().values[:k].mean())
-            found.append((math.log(max(float(apart(row[None], train).min()) / s, 0.01)), math.log(s)))
+            first, second = apart(row[None], train)[0].sort().values[:2].tolist()
+            density = float(apart(row[None], reference[near])[0].sort().values[:k].mean())
+            for part, s in zip(found, (density, second), strict=True):
+                part.append((math.log(max(first / s, 0.01)), math.log(s)))
         return found
 
-    t, log_s = zip(*t_and_s(reference, leave_out=True), strict=True)
-    line = stats.linregress(log_s, t)
-    rest_of = [a - line.intercept - line.slope * b for a, b in zip(t, log_s, strict=True)]
-    deviation = float(torch.tensor(rest_of, dtype=torch.float64).std())
-
     def z(rows: Tensor) -> Tensor:
-        values = [(a - line.intercept - line.slope * b) / deviation for a, b in t_and_s(rows)]
-        return torch.tensor(values, dtype=torch.float64)
+        values = []
+        for fitted, part in zip(t_and_s(reference, leave_out=True), t_and_s(rows), strict=True):
+            t, log_s = zip(*fitted, strict=True)
+            line = stats.linregress(log_s, t)
+            rest_of = [a - line.intercept - line.slope * b for a, b in fitted]
+            deviation = float(torch.tensor(rest_of, dtype=torch.float64).std())
+            values.append([(a - line.intercept - line.slope * b) / deviation for a, b in part])
+        return torch.tensor(values, dtype=torch.float64).amin(0)
 
     return z(samples), z(rest)
 
