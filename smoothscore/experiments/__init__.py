@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 from smoothscore.experiments.advise import advise
 from smoothscore.experiments.base import Finding, Result
+from smoothscore.experiments.budget import budget
 from smoothscore.experiments.collapse import collapse
 from smoothscore.experiments.cosine import cosine
 from smoothscore.experiments.cost import cost
 from smoothscore.experiments.domination import domination
 from smoothscore.experiments.expansion import expansion
 from smoothscore.experiments.jacobian import jacobian
+from smoothscore.experiments.samplers import samplers
 from smoothscore.experiments.shells import shells
 from smoothscore.experiments.trajectories import trajectories
 
@@ -25,6 +27,8 @@ EXPERIMENTS: dict[str, Callable[..., Result]] = {
         trajectories,
         advise,
         cost,
+        samplers,
+        budget,
     )
 }
 
