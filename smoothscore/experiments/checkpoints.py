@@ -47,8 +47,3 @@ def batched_score(module: ScoreModule) -> Callable[[Tensor, float], Tensor]:
         return torch.cat([module.score(part, sigma) for part in torch.split(x.float(), _BATCH)])
 
     return score
-
-
-def is_blind(module: ScoreModule) -> bool:
-    """Whether the network is not told σ, so that the unconditioned score is what it stands for."""
-    return not getattr(module.network, "conditioned", True)

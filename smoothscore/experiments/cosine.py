@@ -12,7 +12,7 @@ from smoothscore.data import ImageDataModule
 from smoothscore.distances import decode
 from smoothscore.errors import UserError
 from smoothscore.experiments.base import Finding, Result, Row, check_positive, new_figure, paper_style
-from smoothscore.experiments.checkpoints import batched_score, check_shape, is_blind, open_checkpoints
+from smoothscore.experiments.checkpoints import batched_score, check_shape, open_checkpoints
 from smoothscore.modules.checkpoint import Trained
 from smoothscore.schedules import log_uniform
 from smoothscore.score import Conditioned, Unconditioned
@@ -67,7 +67,7 @@ def cosine(
         for name, trained in opened.items():
             for sigma in levels:
                 found = _cosines(trained, images[name], sigma, num_images, seed)
-                exact = "unconditioned" if is_blind(trained.module) else "conditioned"
+                exact = "conditioned" if trained.module.conditioned else "unconditioned"
                 mean = float(found[exact].mean())
                 rows.append(
                     {

@@ -14,7 +14,7 @@ from smoothscore.data import ImageDataModule
 from smoothscore.distances import Centers, decode
 from smoothscore.errors import UserError
 from smoothscore.experiments.base import Finding, Result, Row, check_positive, default_data, new_figure, paper_style
-from smoothscore.experiments.checkpoints import batched_score, check_shape, is_blind, open_checkpoints
+from smoothscore.experiments.checkpoints import batched_score, check_shape, open_checkpoints
 from smoothscore.functional import (
     ExpansionPoints,
     expansion_points,
@@ -111,7 +111,7 @@ def expansion(
             if name in mixtures:
                 predicted = expansion_prediction(length, sigma, dim, c=c, step=step, **mixtures[name])
             table.append({"pairs": kind, "score": name, "sigma": sigma, **_statistics(ratio, predicted), **shared})
-    blind = {f"network {name}": is_blind(trained.module) for name, trained in opened.items()}
+    blind = {f"network {name}": not trained.module.conditioned for name, trained in opened.items()}
     return Result("expansion", table, _findings(table, blind), _figure(table))
 
 
