@@ -1,6 +1,8 @@
 """What every sampler with every option promises: batches, half precision, counts, NaN, warnings, YAML."""
 
+import multiprocessing
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import torch
@@ -66,6 +68,21 @@ def test_a_sample_depends_on_its_seed_alone(sampler):
     assert torch.equal(together, apart)
     assert torch.equal(together, sampler.sample(network, (5, *SHAPE), seeds=seeds))
     assert sampler.nfe == nfe
+
+
+def drawn(seeds):
+    torch.set_num_threads(1)
+    return [sampler.sample(network, (len(seeds), *SHAPE), seeds=seeds) for sampler in EVERY]
+
+
+@pytest.mark.distributed
+def test_two_processes_draw_what_one_draws():
+    # Process r of two draws every second seed, as the Generation callback shares them out.
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as processes:
+        parts = list(processes.map(drawn, ([3, 5, 7], [4, 6])))
+    for name, whole, even, odd in zip(IDS, drawn([3, 4, 5, 6, 7]), *parts, strict=True):
+        assert torch.equal(whole[::2], even), name
+        assert torch.equal(whole[1::2], odd), name
 
 
 @pytest.mark.parametrize("sampler", EVERY, ids=IDS)
