@@ -121,8 +121,10 @@ class CopyReference:
         """Test all samples that were looked at.
 
         Raises:
-            UserError: level or fdr out of range, or too few held-out images for the level.
+            UserError: level or fdr out of range, too few held-out images for the level, or no samples.
         """
+        if not len(scores.score):
+            raise UserError("samples: 0 row(s), but at least 1 needed; give more images.")
         calibration = self.calibration.to(scores.score.device)
         for name, value in (("level", level), ("fdr", fdr)):
             if not 0 < value < 1:

@@ -10,6 +10,7 @@ from torchmetrics import MeanMetric, Metric
 from smoothscore.functional.calibrated import calibrated_distance
 from smoothscore.functional.frechet import FrechetReference, frechet_bias
 from smoothscore.functional.memorization import MemorizationReport
+from smoothscore.metrics.copies import LEAST_HELD_OUT, Copies
 from smoothscore.metrics.features import QUICK, FeatureMeasures, check_measures
 from smoothscore.metrics.frechet import FrechetDistance
 from smoothscore.metrics.memorization import Memorization
@@ -33,7 +34,8 @@ class GeneratedImages(nn.Module):
         reference_test: rows of test, as many, for the distances to test, and for precision, recall, density and
             coverage.
         measures: of `smoothscore.metrics.MEASURES`; "authenticity" needs features of all images, and adds memorization
-            among features, in `feature_memorization`, and the share of samples with a calibrated distance below 1.
+            among features, in `feature_memorization`, the share of samples with a calibrated distance below 1, and,
+            where there are 30 held-out images or more, excess copies in pixels and features, in `copies`.
         train_features: features [M, F] of all training images, where they are known already.
 
     Raises:
@@ -61,6 +63,7 @@ class GeneratedImages(nn.Module):
         self.memorization = Memorization(train, control=test)
         self.feature_memorization: Memorization | None = None
         self.calibrated: MeanMetric | None = None
+        self.copies: Copies | None = None
         self.train_features: Tensor | None = None
         whole_train = whole_test = None
         if "authenticity" in measures:
@@ -72,6 +75,8 @@ class GeneratedImages(nn.Module):
             self.calibrated = MeanMetric()
             self._distinct = train[self.memorization.images.rows]
             self._calibrated_control = float(self._below_usual(test).mean())
+            if len(test) >= LEAST_HELD_OUT:
+                self.copies = Copies(self._spaces(train, whole_train), self._spaces(test, whole_test))
         else:
             references = {"train": featurize(train[reference_train]), "test": featurize(test[reference_test])}
         self.frechet = nn.ModuleDict(
@@ -94,13 +99,16 @@ class GeneratedImages(nn.Module):
                 metric.update(features)
         if self.calibrated is not None:
             self.calibrated.update(self._below_usual(images))
+        if self.copies is not None:
+            self.copies.update(self._spaces(images, features))
 
     def compute(self) -> dict[str, Tensor]:
         """All figures over all processes, under the names they are logged by; every process must call it.
 
-        memorization/…, frechet/train_NAME, frechet/test_NAME and frechet/ratio_NAME (test over train), and what
-        `FeatureMeasures` gives, each with _NAME. frechet/bias_NAME stands beside them where samples or references are
-        not more than features: what two parts of the reference are apart at that size, also as a warning.
+        memorization/…, copies/…_NAME, frechet/train_NAME, frechet/test_NAME and frechet/ratio_NAME (test over train),
+        and what `FeatureMeasures` gives, each with _NAME. frechet/bias_NAME stands beside them where samples or
+        references are not more than features: what two parts of the reference are apart at that size, also as a
+        warning.
         """
         report = self.memorization.report()
         figures = {f"memorization/{key}": value for key, value in _memorization_figures(report).items()}
@@ -111,6 +119,8 @@ class GeneratedImages(nn.Module):
         if self.calibrated is not None:
             values["memorization/calibrated"] = self.calibrated.compute()
             values["memorization/calibrated_held_out"] = torch.tensor(self._calibrated_control)
+        if self.copies is not None:
+            values |= {f"copies/{name}_{self.name}": value for name, value in self.copies.compute().items()}
         for name, metric in self.frechet.items():
             assert isinstance(metric, Metric)
             values[f"frechet/{name}"] = metric.compute()
@@ -128,8 +138,12 @@ class GeneratedImages(nn.Module):
             metric.reset()
 
     def _metrics(self) -> list[Metric]:
-        metrics = [self.memorization, *self.frechet.values(), self.feature_memorization, self.calibrated, self.features]
+        metrics = [self.memorization, *self.frechet.values(), self.feature_memorization, self.calibrated]
+        metrics += [self.copies, self.features]
         return [metric for metric in metrics if isinstance(metric, Metric)]
+
+    def _spaces(self, images: Tensor, features: Tensor) -> dict[str, Tensor]:
+        return {"pixels": images} | ({self.name: features} if self.name != "pixels" else {})
 
     def _below_usual(self, images: Tensor) -> Tensor:
         """Which images have a calibrated distance below 1, as 0 and 1."""

@@ -61,6 +61,31 @@ def _memorization(extractor: str) -> list[Column]:
         ),
         *(among if extractor != "pixels" else []),
         Column(
+            f"copies_excess_{extractor}",
+            "share",
+            f"excess copies ({extractor} and pixels)" if extractor != "pixels" else "excess copies",
+            style="percent",
+            interval=True,
+            better="low",
+            about="Share of samples that are nearer to a training image than fresh images would be, where images are "
+            "as dense, in pixels or features: calibrated on held-out images, so that it also speaks in dense data.",
+        ),
+        Column(
+            f"copies_p_value_{extractor}",
+            "p-value",
+            f"excess copies ({extractor} and pixels)" if extractor != "pixels" else "excess copies",
+            about="Probability of so many near samples if they were fresh images. Below 0.05: some are copies, or the "
+            "model favors images of a kind that lies near.",
+        ),
+        Column(
+            f"copies_label_p_value_{extractor}",
+            "by labels",
+            f"excess copies ({extractor} and pixels)" if extractor != "pixels" else "excess copies",
+            about="Probability of samples so close to training images, rather than to held-out ones, if which images "
+            "were trained on had been dealt at random: holds for samples of any kind, and takes more copies.",
+        ),
+        Column(f"copies_flagged_{extractor}", "flagged", style="percent", better="low", shown=False),
+        Column(
             f"auth_pct_{extractor}",
             "AuthPct",
             f"among features ({extractor})",

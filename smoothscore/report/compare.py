@@ -144,6 +144,7 @@ _LOGGED = {
             "authenticity/c_t": "c_t",
             "authenticity/mifid": "mifid",
             "diversity/vendi": "vendi",
+            **{f"copies/{name}": f"copies_{name}" for name in ("excess", "p_value", "label_p_value", "flagged")},
             **{f"prdc/{name}": name for name in ("precision", "recall", "density", "coverage")},
         }.items()
     },

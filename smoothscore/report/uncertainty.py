@@ -28,6 +28,11 @@ def intervals(measures: GeneratedImages, figures: dict[str, float]) -> dict[str,
     samples = features.samples().to(features.references["test"].device)
     suffix = f"_{measures.name}"
     found = _shares(figures, len(samples), len(features.references["test"]), suffix)
+    if f"copies/excess{suffix}" in figures:
+        found[f"copies/excess{suffix}"] = (
+            figures[f"copies/excess_low{suffix}"],
+            figures[f"copies/excess_high{suffix}"],
+        )
     balls = features.balls
     if f"prdc/density{suffix}" in figures and balls is not None:
         each = balls.hold("samples", samples).balls.double() / balls.k

@@ -57,7 +57,9 @@ def test_validation_logs_the_quick_measures_and_test_all(run):
     groups = {name.split("/")[0] for name in fitted if "/" in name}
     assert groups == QUICK_GROUPS | {"val"}
     (tested,) = (path for path in (run / "runs").rglob("metrics.csv") if "/fast/version_0" not in str(path))
-    assert {name.split("/")[0] for name in read_metrics(tested)} >= QUICK_GROUPS | {"authenticity", "diversity"}
+    figures = read_metrics(tested)
+    assert {name.split("/")[0] for name in figures} >= QUICK_GROUPS | {"authenticity", "copies", "diversity"}
+    assert 0 < figures["copies/p_value_pixels"].value[-1] <= 1
     sampling, measuring = (fitted[f"generation/{name}"].value[-1] for name in ("seconds", "measuring_seconds"))
     assert measuring > 0
     assert sampling > 0

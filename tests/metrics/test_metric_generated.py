@@ -13,6 +13,7 @@ from smoothscore.functional import (
     auth_pct,
     c_t,
     calibrated_distance,
+    excess_copies,
     frechet_bias,
     frechet_from_features,
     kernel_distance,
@@ -73,6 +74,12 @@ def test_figures_equal_the_functions(images, samples):
     reference_train, reference_test = all_train[::2], all_test[1::2]
     pixels, among = (memorization_report(*sets) for sets in ((samples, train), (features, all_train)))
     control = memorization_report(samples, train, control=test)
+    copies = excess_copies(
+        *(
+            {"pixels": one, "pooled": other}
+            for one, other in ((samples, features), (train, all_train), (test, all_test))
+        )
+    )
     to_train, to_test = (float(frechet_from_features(part, features)) for part in (reference_train, reference_test))
     expected = {
         "memorization/fraction": pixels.fraction,
@@ -86,6 +93,12 @@ def test_figures_equal_the_functions(images, samples):
         "memorization/features_min_ratio_pooled": among.minimum,
         "memorization/calibrated": float((calibrated_distance(samples, train) < 1).double().mean()),
         "memorization/calibrated_held_out": float((calibrated_distance(test, train) < 1).double().mean()),
+        "copies/p_value_pooled": copies.p_value,
+        "copies/label_p_value_pooled": copies.label_p_value,
+        "copies/excess_pooled": copies.excess,
+        "copies/excess_low_pooled": copies.interval[0],
+        "copies/excess_high_pooled": copies.interval[1],
+        "copies/flagged_pooled": float(copies.flagged.double().mean()),
         "frechet/train_pooled": to_train,
         "frechet/test_pooled": to_test,
         "frechet/ratio_pooled": to_test / to_train,
@@ -99,7 +112,7 @@ def test_figures_equal_the_functions(images, samples):
     }
     assert {name: figures[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     groups = {name.split("/")[0] for name in figures}
-    assert groups == {"memorization", "frechet", "prdc", "kernel", "authenticity", "diversity"}
+    assert groups == {"memorization", "copies", "frechet", "prdc", "kernel", "authenticity", "diversity"}
     measures.reset()
     measures.update(samples)
     again = {name: float(value) for name, value in measures.compute().items()}
@@ -146,10 +159,14 @@ def test_controls(images):
     assert copycat["memorization/features_fraction_pooled"] == 1
     assert copycat["authenticity/auth_pct_pooled"] == 0
     assert copycat["authenticity/c_t_pooled"] < -4
+    assert copycat["copies/excess_pooled"] == copycat["copies/flagged_pooled"] == 1
+    assert copycat["copies/label_p_value_pooled"] < 0.001
     measures.update(images[800:1000].float() / 255)
     null = {name: float(value) for name, value in measures.compute().items()}
     assert null["memorization/difference_low"] <= 0 <= null["memorization/difference_high"]
     assert abs(null["authenticity/c_t_pooled"]) < 2.5
+    assert null["copies/excess_low_pooled"] <= 0 <= null["copies/excess_high_pooled"]
+    assert min(null["copies/p_value_pooled"], null["copies/label_p_value_pooled"]) > 0.05
     assert null["authenticity/auth_pct_pooled"] > 40
     assert abs(null["kernel/test_pooled"]) < 0.1 * copycat["authenticity/mifid_pooled"]
     assert null["authenticity/mifid_pooled"] < 0.2 * copycat["authenticity/mifid_pooled"]
@@ -176,6 +193,23 @@ def test_few_samples_leave_out_what_they_cannot_say(images):
     assert "kernel/test_pooled" in figures
     assert not any(name.startswith("prdc") for name in figures)
     assert all(math.isfinite(value) for value in figures.values())
+
+
+@pytest.mark.parametrize(("held_out", "measures", "logged"), [(29, MEASURES, 0), (30, MEASURES, 6), (30, ("prdc",), 0)])
+def test_excess_copies_take_30_held_out_images_and_all_features(images, samples, held_out, measures, logged):
+    measured = GeneratedImages(
+        images[:100],
+        images[400 : 400 + held_out],
+        featurize=pooled,
+        name="pooled",
+        reference_train=torch.arange(held_out),
+        reference_test=torch.arange(held_out),
+        measures=measures,
+    )
+    measured.update(samples)
+    with pytest.warns(UserWarning, match="biased"):
+        names = measured.compute()
+    assert len([name for name in names if name.startswith("copies/")]) == logged
 
 
 def test_errors(images, samples):

@@ -19,6 +19,7 @@ from smoothscore.functional import (
     auth_pct,
     c_t,
     calibrated_distance,
+    excess_copies,
     fraction_interval,
     frechet_from_features,
     kernel_distance,
@@ -75,12 +76,19 @@ def test_figures_equal_the_functions_computed_directly(runs, data, tmp_path):
         kernels = [kernel_distance(r, features).mean for r in references]
         excess = memorization_report(samples, train, control=test)
         flat = [images.flatten(1).float() / 255 for images in (train, test)]
+        copies = excess_copies(*({"pixels": images} for images in (samples, train, test)))
         near = prdc(references[1], features)
         expected = {
             "excess": excess.difference,
             "excess_low": excess.difference_interval[0],
             "below_half": int((report.ratio < 1 / 2).sum()) / 96,
             "calibrated": float((calibrated_distance(samples, train) < 1).double().mean()),
+            "copies_excess_pixels": copies.excess,
+            "copies_excess_pixels_low": copies.interval[0],
+            "copies_excess_pixels_high": copies.interval[1],
+            "copies_p_value_pixels": copies.p_value,
+            "copies_label_p_value_pixels": copies.label_p_value,
+            "copies_flagged_pixels": float(copies.flagged.double().mean()),
             "auth_pct_pixels": auth_pct(flat[0], features),
             "c_t_pixels": c_t(*flat, features, cells=1, least=1).z,
             "frechet_ratio_pixels": distances[1] / distances[0],
@@ -119,7 +127,7 @@ def test_figures_equal_the_functions_computed_directly(runs, data, tmp_path):
     expected = frechet_from_features(references[0], test[order].flatten(1).float() / 255)
     assert held_out["frechet_train_pixels"] == pytest.approx(float(expected), rel=1e-5)
     blank = ("frechet_test_pixels", "frechet_ratio_pixels", "kernel_test_pixels", "precision_pixels", "excess")
-    blank += ("c_t_pixels", "expansion_0.1", "nfe", "step_ms")
+    blank += ("c_t_pixels", "copies_excess_pixels", "copies_p_value_pixels", "expansion_0.1", "nfe", "step_ms")
     assert [held_out[key] for key in blank] == [None] * len(blank)
     chosen = test[order].flatten(1).float() / 255
     assert held_out["kernel_train_pixels"] == pytest.approx(kernel_distance(references[0], chosen).mean, rel=1e-5)
