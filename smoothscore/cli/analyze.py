@@ -1,7 +1,8 @@
 """`smoothscore analyze NAME`: one numerical experiment, as a table, a figure and a summary."""
 
 import inspect
-from argparse import RawDescriptionHelpFormatter
+import re
+from argparse import Action, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 import smoothscore.data
-import smoothscore.neighbors  # noqa: F401  # both imported, so that class_path takes short names
+import smoothscore.neighbors  # both imported, so that class_path takes short names
 from smoothscore.errors import UserError
 from smoothscore.experiments import EXPERIMENTS, Result
 
@@ -43,21 +44,31 @@ def _parser(name: str) -> ArgumentParser:
         prog=f"smoothscore {name}",
         description="The numerical experiments of arXiv 2601.19285, on any data set and without training. Each writes "
         "NAME.json and NAME.csv (the table), NAME.png and NAME.svg (a figure for a paper).",
+        formatter_class=_Formatter,  # subcommands take their parent's
     )
     commands = parser.add_subcommands(title="experiments", description="smoothscore analyze NAME --help: its options")
     for key, experiment in EXPERIMENTS.items():
         description = (inspect.getdoc(experiment) or "").partition("\n\nArgs:")[0]
         summary = description.splitlines()[0]
-        command = ArgumentParser(description=description, formatter_class=_Formatter)
+        command = ArgumentParser(description=description)
         command.add_argument("--config", action="config", help="options from a YAML file")
         command.add_argument("--out", type=str | None, help="folder of the files; runs/analyze by default")
-        command.add_function_arguments(experiment)
+        command.add_function_arguments(experiment, as_positional=True)
         commands.add_subcommand(key, command, help=summary)
     return parser
 
 
 class _Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Keeps the paragraphs of a description."""
+    """Keeps the paragraphs of a description, and of a thousand known modules names those that are extractors."""
+
+    def _expand_help(self, action: Action) -> str:
+        text = super()._expand_help(action)
+        known = re.search(r"known subclasses: (torch\.nn\.Module,[^)]*)", text)
+        if known is None:
+            return text
+        own = {f"smoothscore.neighbors.{one.__name__}" for one in smoothscore.neighbors.Extractor.__subclasses__()}
+        extractors = [name for name in known[1].split(", ") if name in own]
+        return text.replace(known[1], f"{', '.join(extractors)}, and any torch.nn.Module")
 
 
 def _print(result: Result) -> None:

@@ -8,11 +8,14 @@ from smoothscore.experiments.budget import budget
 from smoothscore.experiments.collapse import collapse
 from smoothscore.experiments.cosine import cosine
 from smoothscore.experiments.cost import cost
+from smoothscore.experiments.dense import dense
 from smoothscore.experiments.domination import domination
 from smoothscore.experiments.expansion import expansion
 from smoothscore.experiments.jacobian import jacobian
+from smoothscore.experiments.planted import planted
 from smoothscore.experiments.samplers import samplers
 from smoothscore.experiments.shells import shells
+from smoothscore.experiments.split import split
 from smoothscore.experiments.trajectories import trajectories
 
 EXPERIMENTS: dict[str, Callable[..., Result]] = {
@@ -29,6 +32,9 @@ EXPERIMENTS: dict[str, Callable[..., Result]] = {
         cost,
         samplers,
         budget,
+        planted,
+        dense,
+        split,
     )
 }
 
