@@ -24,17 +24,17 @@ from smoothscore.functional.rows import unique_rows
 from smoothscore.neighbors import EfficientNetLite0
 
 KINDS = {"variants": 1.0, "bursts": 1 / 3}  # and how strong variants are
-_COPIED = 4  # times as many images as copies are needed stand ready to be copied
 
 _Key = tuple[str, int, float, str]  # kind, variants, noise, and what was measured
 
 
-class _Pool(NamedTuple):
-    """Images of one kind, in every space."""
+class _Sizes(NamedTuple):
+    """How many images are dealt."""
 
-    known: dict[str, Tensor]
-    fresh: dict[str, Tensor]
-    copied: dict[float, dict[str, Tensor]]
+    images: int
+    most: int
+    held_out: int
+    samples: int
 
 
 def dense(
@@ -55,10 +55,12 @@ def dense(
     An image of the source is varied by a blend with another one, a change of each color, and noise of deviation 0.01.
     Training images are so many variants of each of num_images images. Data are dense in one of two ways:
 
-    * "variants": held-out and fresh images are further variants of the same images, strong ones (blend up to 30 %,
-      color up to 10 %). Every image has ever nearer neighbors, fresh ones too.
-    * "bursts": held-out and fresh images are variants of other images, and variants are slight (a third of that), as
-      frames of a film, repeated photographs or stored augmentations are: a copy has many near training images.
+    * "variants": training, held-out and fresh images are all strong variants (blend up to 30 %, color up to 10 %) of
+      the same images, picked at random and dealt at random. Every image has ever nearer neighbors, fresh ones too.
+    * "bursts": training images are slight variants (a third of that), equally many of every image, as frames of a film,
+      repeated photographs or stored augmentations are; held-out and fresh images are one variant each of other images.
+      A copy has many near training images, a fresh image none. As whole bursts are trained on or held out, images are
+      not labeled one by one at random, as the p-value by labels supposes.
 
     "Samples" are fresh images of which a share is replaced by training images with noise.
 
@@ -73,7 +75,7 @@ def dense(
         num_images: how many images of the source are varied for training.
         noises: deviations of the noise on copies.
         share: of the samples that are copies.
-        num_splits: how often images are dealt into training, held-out and fresh ones.
+        num_splits: how often images are dealt.
         num_held_out: held-out images of a split.
         num_samples: samples of a split.
         seed: of variants and splits.
@@ -88,49 +90,38 @@ def dense(
     check_positive(num_held_out=num_held_out, num_samples=num_samples)
     data = data if data is not None else Emoji(image_size=16)
     source = data.train.pixels[unique_rows(data.train.pixels)]
-    copies = round(share * num_samples)
-    if share > 1 or not 2 <= num_images <= len(source) // 2 or copies < 1 or min(variants) * num_images < 2 * copies:
+    sizes = _Sizes(num_images, max(variants), num_held_out, num_samples)
+    copies, others = round(share * num_samples), len(source) - num_images
+    if share > 1 or copies < 1 or min(variants) * num_images < 2 * copies or others < num_held_out + num_samples:
         raise UserError(
-            f"share is {share}, num_samples {num_samples} and num_images {num_images}: take a share up to 1 that is at "
-            f"least one sample, and 2 to {len(source) // 2} images, twice as many as copies."
+            f"share is {share}, num_samples {num_samples}, num_held_out {num_held_out} and num_images {num_images}: "
+            f"take a share up to 1 that is at least one sample, and images twice as many as copies; of the "
+            f"{len(source)} different images there are, num_held_out and num_samples must be left over."
         )
     extractor = extractor if extractor is not None else EfficientNetLite0()
     images = decode(source[torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))]).float()
     found: dict[_Key, list[float]] = defaultdict(list)
     bar = tqdm(total=len(KINDS) * len(variants) * num_splits, desc="splits", unit="split")
-    for kind, strength in KINDS.items():
-        generator = torch.Generator().manual_seed(seed)
-        known, fresh = images[:num_images], images[num_images:] if kind == "bursts" else images[:num_images]
-        pool = _Pool(
-            spaces_of(_varied(known, max(variants) * num_images, strength, generator), extractor),
-            spaces_of(_varied(fresh, 2 * (num_held_out + num_samples), strength, generator), extractor),
-            {},
-        )
-        rows = torch.arange(min(_COPIED * copies, min(variants) * num_images))
-        for noise in noises:
-            pool.copied[noise] = spaces_of(_noised(pool.known["pixels"][rows], noise, generator), extractor)
+    for kind in KINDS:
+        pool = spaces_of(_pool(kind, images, sizes, torch.Generator().manual_seed(seed)), extractor)
         for count in variants:
             for split in range(num_splits):
                 deal = torch.Generator().manual_seed(seed + split)
-                chosen = torch.randperm(len(rows), generator=deal)[:copies]
-                order = torch.randperm(len(pool.fresh["pixels"]), generator=deal)
-                held_out, drawn = (take(pool.fresh, order[part]) for part in _dealt(num_held_out, num_samples))
-                # As variants stand in turns, the first count · num_images are so many of every image.
-                detectors = Detectors(
-                    {name: part[: count * num_images] for name, part in pool.known.items()}, held_out, seed=seed + split
-                )
-                looked = detectors.look(drawn)
-                for verdict in detectors.judge([(looked, slice(None))]):
+                trained, held_out, drawn = _dealt(kind, count, len(pool["pixels"]), sizes, deal)
+                detectors = Detectors(take(pool, trained), take(pool, held_out), seed=seed + split)
+                fresh = detectors.look(take(pool, drawn))
+                for verdict in detectors.judge([(fresh, slice(None))]):
                     found[kind, count, 0.0, verdict.detector].append(float(verdict.p_value <= LEVEL))
+                chosen = pool["pixels"][trained[torch.randperm(len(trained), generator=deal)[:copies]]]
                 for noise in noises:
-                    own = detectors.look(take(pool.copied[noise], chosen))
-                    for verdict in detectors.judge([(own, slice(None)), (looked, slice(copies, None))]):
+                    own = detectors.look(spaces_of(_noised(chosen, noise, deal), extractor))
+                    for verdict in detectors.judge([(own, slice(None)), (fresh, slice(copies, None))]):
                         found[kind, count, noise, verdict.detector].append(float(verdict.p_value <= LEVEL))
                     for name, flags in own.caught.items():
                         found[kind, count, noise, f"caught {name}"].append(float(flags.double().mean()))
-                        found[kind, count, noise, f"false {name}"].append(float(looked.caught[name].double().mean()))
+                        found[kind, count, noise, f"false {name}"].append(float(fresh.caught[name].double().mean()))
                     found[kind, count, noise, "copy ratio"].append(float(own.ratio.median()))
-                    found[kind, count, noise, "fresh ratio"].append(float(looked.ratio.median()))
+                    found[kind, count, noise, "fresh ratio"].append(float(fresh.ratio.median()))
                 bar.update()
     bar.close()
     mean = {key: sum(values) / len(values) for key, values in found.items()}
@@ -141,16 +132,40 @@ def dense(
     return Result("dense", table, _findings(table, num_splits), _figure(table))
 
 
-def _dealt(held_out: int, samples: int) -> tuple[slice, slice]:
-    return slice(held_out), slice(held_out, held_out + samples)
+def _pool(kind: str, images: Tensor, sizes: _Sizes, generator: torch.Generator) -> Tensor:
+    """All variants that splits are dealt from; of bursts, those that are trained on come first, one of each in turn."""
+    known = sizes.most * sizes.images
+    if kind == "bursts":
+        return _varied(
+            images,
+            torch.cat([torch.arange(known) % sizes.images, torch.arange(sizes.images, len(images))]),
+            KINDS[kind],
+            generator,
+        )
+    total = known + 2 * (sizes.held_out + sizes.samples)
+    return _varied(images, torch.randint(sizes.images, (total,), generator=generator), KINDS[kind], generator)
 
 
-def _varied(images: Tensor, count: int, strength: float, generator: torch.Generator) -> Tensor:
-    """``count`` variants, one of every image in turn."""
-    one = images[torch.arange(count) % len(images)]
-    other = images[torch.randint(len(images), (count,), generator=generator)]
-    weight = 0.3 * strength * torch.rand(count, 1, 1, 1, generator=generator)
-    gain = 1 - 0.1 * strength * torch.rand(count, images.shape[1], 1, 1, generator=generator)
+def _dealt(
+    kind: str, count: int, total: int, sizes: _Sizes, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of the pool that are trained on, held out, and drawn."""
+    known = count * sizes.images
+    if kind == "bursts":
+        first = sizes.most * sizes.images
+        trained, order = torch.arange(known), first + torch.randperm(total - first, generator=generator)
+    else:
+        trained, order = torch.randperm(total, generator=generator).tensor_split([known])
+    held_out, drawn = order[: sizes.held_out + sizes.samples].tensor_split([sizes.held_out])
+    return trained, held_out, drawn
+
+
+def _varied(images: Tensor, of: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """One variant of each of the images ``of``, blended with any of them."""
+    one = images[of]
+    other = images[torch.randint(len(images), (len(of),), generator=generator)]
+    weight = 0.3 * strength * torch.rand(len(of), 1, 1, 1, generator=generator)
+    gain = 1 - 0.1 * strength * torch.rand(len(of), images.shape[1], 1, 1, generator=generator)
     return _noised(gain * ((1 - weight) * one + weight * other), 0.01, generator)
 
 

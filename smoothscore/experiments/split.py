@@ -84,7 +84,7 @@ def split(first: str, second: str, *, num_shown: int = 8) -> Result:
 
 
 def _apart(one: Tensor, other: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(one.double() - other.double(), dim=(1, 2, 3)).float()
+    return (one.double() - other.double()).square().flatten(1).sum(1).sqrt().float()
 
 
 def _open(folder: Path) -> tuple[str, SampleSet, ImageDataModule]:

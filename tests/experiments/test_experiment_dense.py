@@ -10,7 +10,7 @@ from smoothscore.cli import main
 from smoothscore.data import Emoji
 from smoothscore.errors import UserError
 from smoothscore.experiments import dense
-from smoothscore.experiments.dense import KINDS, _varied
+from smoothscore.experiments.dense import KINDS, _dealt, _Sizes, _varied
 from smoothscore.experiments.detection import LABELS, NEW, Detectors
 from smoothscore.neighbors import Pixels
 
@@ -69,17 +69,32 @@ def test_figures_equal_brute_force_on_what_was_dealt(monkeypatch):
         assert ratios[0] < ratios[1]
 
 
-def test_variants_stand_in_turns_and_weaker_ones_are_nearer():
+def test_variants_are_of_the_images_asked_for_and_weaker_ones_are_nearer():
     images = torch.rand(10, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    of = torch.tensor([3, 3, 0, 9, 5] * 5)
     off = {}
     for strength in (0.0, 1 / 3, 1.0):
-        varied = _varied(images, 25, strength, torch.Generator().manual_seed(1))
+        varied = _varied(images, of, strength, torch.Generator().manual_seed(1))
         assert varied.shape == (25, 3, 8, 8)
         assert 0 <= float(varied.min()) <= float(varied.max()) <= 1
-        assert apart(varied, images).argmin(1).tolist() == [number % 10 for number in range(25)]
-        off[strength] = float((varied - images[torch.arange(25) % 10]).square().mean().sqrt())
+        assert torch.equal(apart(varied, images).argmin(1), of)
+        off[strength] = float((varied - images[of]).square().mean().sqrt())
     assert off[0.0] == pytest.approx(0.01, rel=0.1)
     assert off[0.0] < off[1 / 3] < off[1.0] < 0.3
+
+
+def test_bursts_are_dealt_whole_and_variants_one_by_one():
+    sizes = _Sizes(images=4, most=3, held_out=5, samples=6)
+    for count in (1, 3):
+        deal = torch.Generator().manual_seed(0)
+        trained, held_out, drawn = _dealt("bursts", count, 12 + 20, sizes, deal)
+        assert trained.tolist() == list(range(4 * count))
+        assert int(torch.cat([held_out, drawn]).min()) >= 12
+        assert (len(held_out), len(drawn), len(torch.cat([held_out, drawn]).unique())) == (5, 6, 11)
+        parts = _dealt("variants", count, 12 + 22, sizes, deal)
+        assert [len(part) for part in parts] == [4 * count, 5, 6]
+        assert len(torch.cat(parts).unique()) == 4 * count + 11
+        assert not torch.equal(parts[0], _dealt("variants", count, 12 + 22, sizes, deal)[0])
 
 
 def test_command_writes_table_and_figure(tmp_path, capsys):
@@ -99,8 +114,8 @@ def test_command_writes_table_and_figure(tmp_path, capsys):
         ({"variants": (0, 2)}, "variants is 0"),
         ({"share": 1.5}, "share is 1.5"),
         ({"share": 0.001}, "share is 0.001"),
-        ({"num_images": 200}, "2 to 150 images"),
-        ({"num_images": 20}, "twice as many as copies"),
+        ({"num_images": 200}, "of the 300 different images"),
+        ({"num_images": 10}, "twice as many as copies"),
         ({"noises": (-0.1,)}, "noises is -0.1"),
         ({"num_held_out": 12}, "at least 15 held-out images"),
     ],
