@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from smoothscore.distances import Centers, nearest
+from smoothscore.distances import Centers, nearest, rows
 from smoothscore.errors import UserError
 
 
@@ -89,6 +89,8 @@ def awkward(kind: str, emoji: Tensor) -> tuple[Tensor, Tensor]:
         return emoji[::100].float() / 255 + 0.01, emoji
     if kind == "noise":
         return 50 * torch.randn(10, 3, 32, 32, generator=torch.manual_seed(0)), emoji[::3]
+    if kind == "spike":  # one value sets the step in which all are rounded
+        return torch.where(torch.arange(3072).view(3, 32, 32) == 7, 1e3, 0.4).repeat(3, 1, 1, 1), emoji.float() / 255
     if kind == "constant":
         levels = torch.linspace(0.1, 0.9, 40)[:, None, None, None]
         return levels[::3].expand(-1, 3, 32, 32) + 0.01, levels.expand(-1, 3, 32, 32)
@@ -96,11 +98,17 @@ def awkward(kind: str, emoji: Tensor) -> tuple[Tensor, Tensor]:
     return offset[:10] + 0.1, offset
 
 
-@pytest.mark.parametrize("kind", ["emoji", "noise", "constant", "offset"])
+@pytest.mark.parametrize("bytewise", [False, True])
+@pytest.mark.parametrize("kind", ["emoji", "noise", "spike", "constant", "offset"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_screening_error_stays_within_its_bound(emoji: Tensor, kind: str, dtype: torch.dtype) -> None:
+def test_screening_error_stays_within_its_bound(
+    emoji: Tensor, kind: str, dtype: torch.dtype, bytewise: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "multiplies_bytes", lambda device: bytewise)
+    monkeypatch.setattr(rows, "_LEAST_BYTES", 0)
     x, data = awkward(kind, emoji)
-    centers = Centers(data)
+    centers = Centers(data, keep=2**24)
+    assert (centers.bytes is not None) == (bytewise and kind in ("emoji", "noise", "spike"))
     query = centers.query(x, dtype)
     value = centers.screen(query)
     assert value.dtype == dtype

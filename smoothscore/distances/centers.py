@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from smoothscore.distances.precision import HALF, HALF_UNIT, decode, full_precision
+from smoothscore.distances.precision import decode, full_precision
 from smoothscore.distances.rows import CentredRows, check_rows
 from smoothscore.errors import UserError
 
@@ -33,6 +33,7 @@ class Query(NamedTuple):
     centred: Tensor  # [B, d] the point minus the centers' middle, in the precision of the screening
     offset: Tensor  # [B] float64, ‖centred‖², which the screened values leave out
     slack: Tensor  # [B] float64, bound on |offset + screened − ‖x − μ‖²|, the same for all centers
+    rounding: Tensor  # [B] float64, bound on the error of a product with a center, in its norm and float32's rounding
 
     def take(self, rows: Tensor | slice) -> "Query":
         """The query of some of the points, rows int64 [b] or a slice."""
@@ -86,20 +87,28 @@ class Centers(CentredRows):
         """Make points [B, d] that are already decoded and checked ready for `screen` in another precision."""
         centred = point - self.middle.to(point.device)
         norm = torch.linalg.vector_norm(centred, dim=1)
-        return Query(point, centred.to(dtype), norm.square(), self.slack(norm, self.radius, dtype))
+        if self._bytewise(point.device, dtype):
+            # seven roundings in float32, and every value off by its share of the largest one
+            rounding = 7 * norm + 1.1 * self.dim**0.5 * centred.abs().amax(1)
+        else:
+            block, blocks = self._blocks()  # inside a block any order of summation; then one addition per block
+            rounding = (block + blocks + 4) * norm
+        query = Query(point, centred.to(dtype), norm.square(), norm, rounding)
+        return query._replace(slack=self.slack(query, self.radius))
 
-    def slack(self, norm: Tensor, radius: Tensor | float, dtype: torch.dtype) -> Tensor:
-        """Bound the screening error for points at `norm` from the middle and centers within `radius` of it.
+    def slack(self, query: Query, radius: Tensor | float) -> Tensor:
+        """Bound the screening error for centers within `radius` of the middle.
 
         It comes from γ_n Σ|x_i μ_i| ≤ γ_n ‖x‖ ‖μ‖ and is linear in the radius, so that a root mean square of radii
         gives a bound on the root mean square of errors.
         """
+        dtype, norm = query.centred.dtype, query.offset.sqrt()
         unit = torch.finfo(dtype).eps / 2
-        block, blocks = self._blocks()
-        # inside a block any order of summation; then one addition per block; then roundings of the operands,
-        # which for float64 data are relative to the number before centring
-        product = 2 * norm * ((block + blocks + 4) * radius + 4 * self._size)
-        start = ((blocks + 4) * self.radius + 4 * self._size) * radius
+        bytewise = self._bytewise(norm.device, dtype)
+        blocks = 1 if bytewise else self._blocks()[1]
+        # roundings of the operands, which for float64 data are relative to the number before centring
+        product = 2 * (query.rounding * radius + (1 if bytewise else 4) * norm * self._size)
+        start = ((blocks + 4) * self.radius + (2 if bytewise else 4) * self._size) * radius
         norms = 2.0**-53 * (self.dim + 8) * (norm + self.radius) ** 2  # of the offset and of norm_sq, in float64
         slack: Tensor = 1.01 * (unit * (product + start) + norms)
         return slack
@@ -115,6 +124,11 @@ class Centers(CentredRows):
             value [B, U] in the query's precision, on the query's device.
         """
         device, dtype = query.point.device, query.centred.dtype
+        if self._bytewise(device, dtype):
+            assert self.bytes is not None
+            product = self.bytes.products(query.point - self.middle, columns)
+            norm_sq = self.norm_sq if columns is None else self.norm_sq[columns]
+            return torch.add(norm_sq.float(), product, alpha=-2, out=product)
         block, _ = self._blocks()
         known = self.norm_sq if columns is None else self.norm_sq[columns.to(self.norm_sq.device)]
         value = torch.empty(len(query.centred), len(known), dtype=dtype, device=device)
@@ -127,21 +141,6 @@ class Centers(CentredRows):
                     span = slice(first, first + block)
                     part.addmm_(query.centred[:, span], rows[:, span].T, alpha=-2)
         return value
-
-    def rough_query(self, query: Query) -> Query:
-        """The query with the slack that screening in half precision takes."""
-        norm = query.offset.sqrt()
-        # rounding x, μ and the product; its sum in float32; ‖μ‖² and the difference in float32
-        product = (3.1 * HALF_UNIT + (self.dim + 8) * 2.0**-24) * 2 * norm * self.radius
-        slack = 1.01 * (query.slack + product + 2.0**-22 * (norm + self.radius) ** 2)
-        return query._replace(slack=slack)
-
-    def rough(self, query: Query) -> Tensor:
-        """`screen` for all centers in half precision, float32 [B, M], with the slack of `rough_query`."""
-        assert self._half is not None
-        with full_precision(self._half.device):
-            product = query.centred.to(HALF) @ self._half.T
-        return torch.add(self.norm_sq.float(), product, alpha=-2)
 
     def differences(self, query: Query, row: Tensor, column: Tensor) -> Tensor:
         """Subtract directly: μ_column − x_row for every pair, float64 [P, d]."""
@@ -198,6 +197,10 @@ class Centers(CentredRows):
         first = (count.cumsum(0) - count)[:, None] + torch.arange(k, device=row.device)
         best = order[first]
         return distance_sq[best], column[best]
+
+    def _bytewise(self, device: torch.device, dtype: torch.dtype) -> bool:
+        """Whether products with points on a device, in a precision, are those of bytes."""
+        return dtype == torch.float32 and self.bytes is not None and self.bytes.rows.device == device
 
     def _blocks(self) -> tuple[int, int]:
         """Terms per block of the inner product, and how many blocks there are."""

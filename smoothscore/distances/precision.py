@@ -6,10 +6,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-HALF = torch.bfloat16  # half the bytes of float32 with its range
-HALF_UNIT = 2.0**-8  # largest relative error of rounding to it
-_HALF_UNITS = ("avx512_bf16", "amx_bf16")  # of a processor, in `torch.cpu.get_capabilities`
-
 
 def decode(images: Tensor) -> Tensor:
     """Images as numbers: uint8 becomes float32 value/255, half precision becomes float32, the rest stays."""
@@ -31,13 +27,3 @@ def full_precision(device: torch.device) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(before)
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = reduced
-
-
-def multiplies_half(device: torch.device) -> bool:
-    """Whether a device has units of its own for bfloat16 products, which are at least twice as fast as float32."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
-        capabilities = torch.cpu.get_capabilities()
-        return any(capabilities.get(unit, False) for unit in _HALF_UNITS)
-    return False

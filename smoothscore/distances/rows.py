@@ -1,22 +1,31 @@
 """The centers as matrices: centred, in the precision that a product wants, a chunk or a copy at a time."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from smoothscore.distances.precision import HALF, HALF_UNIT, decode, full_precision, multiplies_half
+from smoothscore.distances.precision import decode, full_precision
+from smoothscore.distances.signed import MIDDLE, MOST_DIGITS, SignedBytes, multiplies_bytes, rounding
 from smoothscore.errors import UserError
 
-_SUM_BLOCK, _WIDE_BLOCK = 1024, 4096  # centers summed inside one product: wide is 12 % faster, and less exact
-# of sums over centers, relative to Σ_j |w_j| ‖μ_j − middle‖: in float32, in wide blocks of it, and in half precision,
-# where weights, centers and result are rounded
-SUM_ERROR = (_SUM_BLOCK + 4) * 2.0**-24
-WIDE_SUM_ERROR = (_WIDE_BLOCK + 4) * 2.0**-24
-ROUGH_SUM_ERROR = 3.1 * HALF_UNIT + WIDE_SUM_ERROR
-_LEAST_ROUGH = 2**23  # values of the data from which a copy in half precision is worth its while
+_LEAST_BYTES = 2**20  # values of the data from which a copy in bytes is worth its while
 _MEAN_ROWS = 1024  # rows that the centring is estimated from: any fixed point is right, a central one is tighter
 _LARGEST_NORM = 1e15  # squares stay far from float32's overflow
+
+
+class Sum(NamedTuple):
+    """A way to sum over centers."""
+
+    digits: int  # of the weights, which bytes multiply; 0: in floating point
+    block: int = (
+        0  # centers summed inside one product of floating point; 4096 are 12 % faster than 1024, and less exact
+    )
+
+
+FLOATING = Sum(0, 1024)
+SUM_ERROR = (FLOATING.block + 4) * 2.0**-24  # relative to Σ_j |w_j| ‖μ_j − middle‖
 
 
 class CentredRows:
@@ -25,9 +34,9 @@ class CentredRows:
     Args:
         data: centers [M, *S], float, or uint8 meaning value/255; on any device. It is held by reference.
         memory_budget: bytes of working memory that a call may use beyond its arguments and answer.
-        keep: bytes that centred copies of the data may take. First comes one in half precision, where the device
-            multiplies it faster, for `rough` and `rough_sum`; then one in float32: without it every pass over the
-            centers centres them again, a chunk at a time. By default none is kept.
+        keep: bytes that a centred copy of the data may take: of 8-bit images one in bytes, where the device multiplies
+            them fast, else one in float32. Without it every pass over the centers centres them again, a chunk at a
+            time. By default none is kept.
 
     Raises:
         UserError: no rows, no values per row, or a row that is NaN or infinite.
@@ -40,44 +49,52 @@ class CentredRows:
         self.data = data.detach().flatten(1)
         self.count, self.dim = self.data.shape
         self.memory_budget = memory_budget
-        stride = -(-self.count // _MEAN_ROWS)
-        self.middle = decode(self.data[::stride]).to(torch.float32).mean(0)
-        if not bool(self.middle.isfinite().all()):  # a bad row would hide the others' norms
-            self.middle = torch.zeros_like(self.middle)
+        size = self.data.numel()
+        bytewise = _LEAST_BYTES <= size <= keep and multiplies_bytes(self.data.device)
+        self.bytes = SignedBytes.of(self.data) if bytewise else None
+        if self.bytes is None:
+            stride = -(-self.count // _MEAN_ROWS)
+            self.middle = decode(self.data[::stride]).to(torch.float32).mean(0)
+            if not bool(self.middle.isfinite().all()):  # a bad row would hide the others' norms
+                self.middle = torch.zeros_like(self.middle)
+        else:
+            self.middle = decode(torch.full((self.dim,), MIDDLE, dtype=torch.uint8, device=self.data.device))
         self._kept: Tensor | None = None
-        half = self.data.numel() >= _LEAST_ROUGH and multiplies_half(self.data.device)
-        self._half = self._copy(HALF) if half and 2 * self.data.numel() <= keep else None
-        if 4 * self.data.numel() <= keep - (0 if self._half is None else 2 * self.data.numel()):
-            self._kept = self._copy(torch.float32)
+        if self.bytes is None and 4 * size <= keep:
+            self._kept = self._copy()
         # of the centred rows; float64 since it is added to a product that nearly cancels it
         self.norm_sq = torch.cat([self._norm_sq(rows) for _, rows in self.chunks(self.data.device, torch.float32)])
         check_rows(self.norm_sq.sqrt(), "data")
         self.radius = float(self.norm_sq.max()) ** 0.5
         self._size = self.radius + 2 * float(self.middle.double().norm())  # bounds ‖μ‖ + ‖middle‖
 
-    def has_rough(self, device: torch.device) -> bool:
-        """Whether a copy in half precision was kept on the device of the points, for `rough` and `rough_sum`."""
-        return self._half is not None and self._half.device == device
+    def sums(self, device: torch.device) -> tuple[Sum, ...]:
+        """The ways to sum over centers on a device, ever slower and more exact."""
+        if self.bytes is not None and self.bytes.rows.device == device:
+            return tuple(Sum(digits) for digits in range(2, MOST_DIGITS + 1))
+        return Sum(0, 4096), FLOATING
 
-    def rough_sum(self, weights: Tensor) -> Tensor:
-        """`weighted_sum` over all centers in half precision, float64 [B, d], off by `ROUGH_SUM_ERROR`."""
-        assert self._half is not None
-        half, rounded = self._half, weights.to(HALF)
-        total = torch.zeros(len(weights), self.dim, dtype=torch.float64, device=weights.device)
-        with full_precision(half.device):
-            for start in range(0, self.count, _WIDE_BLOCK):
-                span = slice(start, start + _WIDE_BLOCK)
-                total += rounded[:, span] @ half[span]
-        return total
+    def sum_error(self, way: Sum, weights: Tensor, columns: Tensor | None, far: Tensor) -> Tensor:
+        """Bound the error of `weighted_sum`, float64 [B], for weights ≥ 0 and far = Σ_j w_j ‖μ_j − middle‖ [B]."""
+        if not way.digits:
+            return (way.block + 4) * 2.0**-24 * far
+        norm = self.norm_sq.sqrt() if columns is None else self.norm_sq[columns].sqrt()
+        # of the weights, and of u/255 and 128/255 as float32 numbers, whose difference the others see
+        largest = weights.amax(1).double() * rounding(way.digits) * norm.sum().to(far.device)
+        error: Tensor = largest + 2.0**-23 * (far + self._size * weights.sum(1, dtype=torch.float64))
+        return error
 
-    def weighted_sum(self, weights: Tensor, columns: Tensor | None = None, *, wide: bool = False) -> Tensor:
+    def weighted_sum(self, weights: Tensor, columns: Tensor | None = None, *, way: Sum = FLOATING) -> Tensor:
         """Sum the centred centers, Σ_j w_j (μ_j − middle), for weights [B, U] in their precision: float64 [B, d]."""
-        device, block = weights.device, _WIDE_BLOCK if wide else _SUM_BLOCK
+        if way.digits:
+            assert self.bytes is not None
+            return self.bytes.weighted_sum(weights, columns, digits=way.digits)
+        device = weights.device
         total = torch.zeros(len(weights), self.dim, dtype=torch.float64, device=device)
         kept = self._copy_for(device, weights.dtype) if columns is None else None
         for start, rows in [(0, kept)] if kept is not None else self.chunks(device, weights.dtype, columns):
-            for first in range(0, len(rows), block):
-                part = rows[first : first + block]
+            for first in range(0, len(rows), way.block):
+                part = rows[first : first + way.block]
                 with full_precision(device):
                     total += weights[:, start + first : start + first + len(part)] @ part
         return total
@@ -114,9 +131,9 @@ class CentredRows:
             else:  # float64 has to see the float32 quotient that direct differences see
                 yield start, centred.copy_(decode(rows)).sub_(middle)
 
-    def _copy(self, dtype: torch.dtype) -> Tensor:
-        """All centred rows, rounded from float32."""
-        copy = torch.empty(self.data.shape, dtype=dtype, device=self.data.device)
+    def _copy(self) -> Tensor:
+        """All centred rows in float32."""
+        copy = torch.empty(self.data.shape, dtype=torch.float32, device=self.data.device)
         for start, rows in self.chunks(self.data.device, torch.float32):
             copy[start : start + len(rows)] = rows
         return copy

@@ -13,7 +13,7 @@ from smoothscore.errors import UserError
 from smoothscore.functional.rows import check_rows
 
 _MOST_PAIRS = 200  # per row: more say that the threshold is no threshold of duplicates
-_KEEP = 2**30  # bytes of a float32 copy of the images that saves converting them for every block
+_KEEP = 2**30  # bytes of a centred copy of the images that saves converting them for every block
 
 
 class NearPairs(NamedTuple):
@@ -47,7 +47,7 @@ def near_pairs(
         threshold: not squared, at least 0.
         flips: a pair counts also where one of the two mirrored along the last axis is close to the other.
         advance: called with the number of rows that became ready.
-        memory_budget: bytes of working memory beyond the data and a float32 copy of at most 1 GiB.
+        memory_budget: bytes of working memory beyond the data and a copy of at most 1 GiB.
 
     Returns:
         `NearPairs`; a pair that is close both ways is given once, in the closer way.
@@ -95,14 +95,6 @@ def clusters(pairs: Tensor, count: int) -> Tensor:
         one, other = root(first), root(second)
         parent[max(one, other)] = min(one, other)
     return torch.tensor([root(row) for row in range(count)], dtype=torch.int64)
-
-
-def equal_rows(data: Tensor) -> Tensor:
-    """The first row that equals each row: int64 [M]; row i is a repeat where the result is below i."""
-    _, group = torch.unique(data.flatten(1), dim=0, return_inverse=True)
-    first = torch.full((int(group.max()) + 1,), len(data), device=data.device)
-    rows = torch.arange(len(data), device=data.device)
-    return first.scatter_reduce_(0, group, rows, "amin")[group]
 
 
 def _close(centers: Centers, rows: Tensor, start: int, threshold: float, most: int) -> tuple[Tensor, Tensor]:

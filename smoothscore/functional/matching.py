@@ -13,7 +13,7 @@ from smoothscore.functional.rows import check_rows, check_same_shape, unique_row
 
 _SPARE = 8  # places beyond k, among which the nearest is settled
 _COARSE = 2e-3  # a squared distance whose relative error may exceed this is computed anew from differences
-_KEEP = 2**30  # bytes of a float32 copy of the training images that saves converting them for every block
+_KEEP = 2**30  # bytes of a centred copy of the training images that saves converting them for every block
 _UNIT = 2.0**-24
 _SURE = 6  # n rounding errors add up to less than this times √n of them, with all but certainty (Higham & Mary 2019)
 
@@ -43,7 +43,7 @@ class Matcher:
         neighbors: k ≥ 3 of the score, at most the number of distinct training images.
         flips: compare with the training images mirrored left to right too.
         shown: m ≤ k, how many of the nearest are returned.
-        memory_budget: bytes of working memory beyond the images and a float32 copy of them of at most 1 GiB.
+        memory_budget: bytes of working memory beyond the images and a copy of them of at most 1 GiB.
 
     Attributes:
         rows: rows of ``train`` that are compared with, int64 [U], ascending.
@@ -121,13 +121,15 @@ class Matcher:
         return square, column
 
     def _screen(self, samples: Tensor) -> tuple[Query, Tensor]:
-        """As `Centers.screen`, at the pace of a single product and with the error that it has in all likelihood.
+        """As `Centers.screen`; without bytes at the pace of one product and with the error it has in all likelihood.
 
         Products of short blocks, which keep the worst case small, take a third longer. Here a wrong order changes a
         mean of k distances by one part in a thousand at most, so that the likely error is enough to go by.
         """
         centers = self._centers
         query = centers.query(samples)
+        if centers.bytes is not None:
+            return query, centers.screen(query)
         device = query.centred.device
         value = torch.empty(len(samples), centers.count, device=device)
         norm_sq = centers.norm_sq.float().to(device)

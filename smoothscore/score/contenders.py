@@ -1,4 +1,4 @@
-"""Which centers may matter to a block of points: by one product, or a coarse one and another over what it leaves."""
+"""Which centers may matter to a block of points, by one product with all of them."""
 
 import math
 from collections.abc import Callable
@@ -14,9 +14,6 @@ RadialAt = Callable[[Query, Tensor], Radial]
 Need = Literal["weights", "score", "mean", "float64"]
 
 _TAIL = 16.0  # contenders hold all but a share of e^−16 of the weight
-_SAMPLED = 128  # one center in so many tells whether a product in half precision is worth its while
-_TELLING = 1 / 16  # it is where it leaves a point no more than this share of the sample
-FEW = 8  # and was where it leaves all points together no more than one center in so many
 
 
 class Contenders:
@@ -28,18 +25,12 @@ class Contenders:
         radial_at: the weight function of the query, from the query and its screened distances.
         need: what has to be within the tolerance: the weights, the score too, or float64 throughout; "mean" is the
             score and the mean of the centers, not only their difference from x, with the accuracy of float32.
-        use_rough: begin with half precision where that pays.
     """
 
-    def __init__(
-        self, centers: Centers, query: Query, radial_at: RadialAt, *, need: Need, use_rough: bool = True
-    ) -> None:
+    def __init__(self, centers: Centers, query: Query, radial_at: RadialAt, *, need: Need) -> None:
         self.centers, self.query, self.need = centers, query, need
-        self.columns: Tensor | None = None  # the centers that are looked at, None: all
-        use_rough = use_rough and centers.has_rough(query.point.device)
-        if not (use_rough and self._telling(radial_at) and self._screen_twice(radial_at)):
-            self.value = centers.screen(query)
-            self.radial = radial_at(query, self.value)
+        self.value = centers.screen(query)
+        self.radial = radial_at(query, self.value)
         self.at_most = at_most(query, self.value)
         self.contender = torch.empty_like(self.value, dtype=torch.bool)
         self.count = torch.empty_like(query.offset, dtype=torch.int64)
@@ -50,32 +41,6 @@ class Contenders:
     def _drop(self) -> float:
         """Nats below the nearest center's weight beyond which all others together hold no more than e^−16."""
         return math.log(self.centers.count) + _TAIL
-
-    def _telling(self, radial_at: RadialAt) -> bool:
-        """Whether half precision would leave few of a sample of the centers."""
-        sample = torch.arange(0, self.centers.count, _SAMPLED, device=self.query.point.device)
-        value = self.query.centred.new_full((len(self.query.centred), self.centers.count), torch.inf)
-        value[:, sample] = self.centers.screen(self.query, sample)
-        rough, radial = self.centers.rough_query(self.query), radial_at(self.query, value)
-        reach = radial.reach(at_most(self.query, value), self._drop)
-        return bool(within(rough, value[:, sample], reach).float().mean() <= _TELLING)
-
-    def _screen_twice(self, radial_at: RadialAt) -> bool:
-        """Screen in half precision, then what that leaves, if it is little enough."""
-        rough = self.centers.rough_query(self.query)
-        value = self.centers.rough(self.query)
-        radial = radial_at(rough, value)
-        reach = radial.reach(at_most(rough, value), self._drop)
-        columns = within(rough, value, reach).any(0).nonzero().squeeze(1)
-        if len(columns) > self.centers.count // FEW:
-            return False
-        self.columns, self.radial = columns, radial
-        self.value = self.centers.screen(self.query, columns)
-        return True
-
-    def _index(self, columns: Tensor | None) -> Tensor | None:
-        """Positions among the centers that are looked at as indices of centers."""
-        return columns if self.columns is None else self.columns if columns is None else self.columns[columns]
 
     def _look_within(self, drop: float, rows: Tensor | slice) -> None:
         """Take as contenders what may have more than e^−drop times the weight of the nearest center."""

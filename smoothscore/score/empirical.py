@@ -26,7 +26,7 @@ from smoothscore.score.radial import (
 from smoothscore.score.solver import Solver
 from smoothscore.score.weights import check_temperature, effective_number
 
-_KEEP = 7 * 2**27  # bytes of centred copies: half precision tells most centers apart, float32 saves memory traffic
+_KEEP = 7 * 2**27  # bytes of a centred copy, which saves conversion and memory traffic
 Measure = Callable[[Query, Group], tuple[Tensor, ...]]  # what is wanted of a group, each [b, ...]
 
 
@@ -55,9 +55,9 @@ class EmpiricalScore(ABC):
     the others ignore it, so that each of them is a sampler's `score(x, sigma)`.
 
     Args:
-        data: training images [M, *S], float, or uint8 meaning value/255; held by reference. Centred copies are
-            kept beside it where they take at most 896 MiB: in half precision, where the device multiplies it faster,
-            and in float32.
+        data: training images [M, *S], float, or uint8 meaning value/255; held by reference. A centred copy is
+            kept beside it where it takes at most 896 MiB: of 8-bit images in bytes, where the processor multiplies them
+            fast, else in float32.
         memory_budget: bytes of working memory beyond the data, its copy, x and the answer.
 
     Raises:
@@ -66,8 +66,6 @@ class EmpiricalScore(ABC):
 
     conditioned = False  # whether it looks at sigma
     ignores_sigma = True  # whether its values are the same at any sigma, its length included
-
-    _use_rough = True  # whether part of the centers, or half precision, tells the weight function
 
     def __init__(self, data: Tensor, *, memory_budget: int = 2**28) -> None:
         self.centers = Centers(data, memory_budget=memory_budget, keep=_KEEP)
@@ -127,7 +125,7 @@ class EmpiricalScore(ABC):
             query = self.centers.query(x[start : start + size])
             part = None if level is None else level[start : start + size]
             radial_at = lambda query, value, part=part: self._radial(query, value, part)  # noqa: E731
-            solver = Solver(self.centers, query, radial_at, need=need, use_rough=self._use_rough)
+            solver = Solver(self.centers, query, radial_at, need=need)
             for group in solver.groups():
                 rows.append(group.rows + start)
                 found.append(measure(query, group))
@@ -241,12 +239,8 @@ class Tempered(EmpiricalScore):
         super().__init__(data, memory_budget=memory_budget)
         check_dim(self.centers.dim)
         check_temperature(temperature)
-        if isinstance(temperature, EffectiveNeighbors):
-            if per_center:
-                raise UserError(
-                    "per_center sets T at every center's own σ*, EffectiveNeighbors one T: drop one of them."
-                )
-            self._use_rough = False
+        if isinstance(temperature, EffectiveNeighbors) and per_center:
+            raise UserError("per_center sets T at every center's own σ*, EffectiveNeighbors one T: drop one of them.")
         self.temperature = temperature.bind(self.centers.dim) if isinstance(temperature, Temperature) else temperature
         self.per_center = per_center
 

@@ -1,15 +1,14 @@
 """What the centers contribute to the score at a point, and the sums over them."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from smoothscore.distances import Centers, Query
+from smoothscore.distances.rows import FLOATING, Sum
 from smoothscore.score.radial import Radial
 
-_HEAVY = 1 / 1024
-Sum = Literal["float32", "wide", "half"]  # how a weighted sum over centers is taken, ever faster and less exact
 Pairs = tuple[Tensor, Tensor]  # positions in rows and in columns
 
 
@@ -70,20 +69,13 @@ class Group(NamedTuple):
         """Index among all centers of positions in columns."""
         return column if self.columns is None else self.columns[column]
 
-    def mean_shift(self, centers: Centers, query: Query, scale: Tensor, by: Sum = "float32") -> Tensor:
+    def mean_shift(self, centers: Centers, query: Query, scale: Tensor, way: Sum = FLOATING) -> Tensor:
         """Mean of μ_j − x in proportion to scale [b, U]: products for far centers, differences for near; [b, d]."""
         row, column = self.near
-        far = scale
-        if len(row):
-            far = scale.clone()
-            far[row, column] = 0
+        far = self.far(scale)
         centred = query.point[self.rows] - centers.middle.to(scale.device)
         far_sum = far.sum(1, dtype=torch.float64, keepdim=True)
-        if by == "half":
-            heavy = self.heavy()
-            result = centers.weighted_sum(far[:, heavy], heavy) + centers.rough_sum(far.index_fill(1, heavy, 0))
-        else:
-            result = centers.weighted_sum(far, self.columns, wide=by == "wide")
+        result = centers.weighted_sum(far, self.columns, way=way)
         result -= far_sum * centred
         step = max(1, centers.memory_budget // (24 * centers.dim))
         for r, c in zip(torch.split(row, step), torch.split(column, step), strict=True):
@@ -93,6 +85,11 @@ class Group(NamedTuple):
         total = far_sum.squeeze(1).index_add(0, row, scale[row, column].double())
         return result / total.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
 
-    def heavy(self) -> Tensor:
-        """Of a group of all centers, those that contribute so much that half precision would blur them."""
-        return (self.share.amax(0) > _HEAVY).nonzero().squeeze(1)
+    def far(self, scale: Tensor) -> Tensor:
+        """What scale [b, U] gives the centers that a product may sum, 0 for the near ones."""
+        row, column = self.near
+        if not len(row):
+            return scale
+        far = scale.clone()
+        far[row, column] = 0
+        return far

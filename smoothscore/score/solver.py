@@ -7,9 +7,6 @@ A float32 product screens all M centers, with a bound on its own error. That bou
   and score within the tolerance; the centers that break it are settled in float64;
 * where not even that is enough, all contenders are settled in float64.
 
-Where the centers keep a copy in half precision and a sample of them says that it will tell most apart, a product with
-that copy comes first, and all of the above sees only the centers that it leaves.
-
 Settling is a float64 product over the columns in question, and direct differences for what that would blur.
 """
 
@@ -20,9 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from smoothscore.distances.rows import ROUGH_SUM_ERROR, SUM_ERROR, WIDE_SUM_ERROR
-from smoothscore.score.contenders import FEW, Contenders, of_rows
-from smoothscore.score.groups import Contribution, Group, Pairs, Sum
+from smoothscore.distances.rows import SUM_ERROR, Sum
+from smoothscore.score.contenders import Contenders, of_rows
+from smoothscore.score.groups import Contribution, Group, Pairs
 from smoothscore.score.radial import Radial
 
 TOLERANCE = 8e-4  # largest bound on a weight's absolute and on the score's relative error that is let pass
@@ -85,13 +82,8 @@ class Solver(Contenders):
 
     def _settled_further(self, rows: Tensor) -> Group:
         """Settle all centers whose weight is above 0 in float64, whatever was looked at before."""
-        if self.columns is None:
-            self._look_within(_UNDERFLOW, rows)
-            return self._settled(rows)
-        radial = self.radial.take(rows)
-        everywhere = Solver(self.centers, self.query.take(rows), lambda *_: radial, need=self.need, use_rough=False)
-        group = everywhere._settled_further(torch.arange(len(rows), device=rows.device))
-        return group._replace(rows=rows)
+        self._look_within(_UNDERFLOW, rows)
+        return self._settled(rows)
 
     def _settled(self, rows: Tensor) -> Group:
         columns = self.contender[rows].any(0).nonzero().squeeze(1)
@@ -99,18 +91,17 @@ class Solver(Contenders):
         distance_sq, slack, near = self._settle(rows, columns, radial)
         base = distance_sq.amin(1, keepdim=True)
         found = Contribution.of(radial, base, distance_sq - base, slack)
-        return Group(rows, self._index(columns), *found[:3], near, self.left_out[rows])
+        return Group(rows, columns, *found[:3], near, self.left_out[rows])
 
     def _settle(self, rows: Tensor, columns: Tensor, radial: Radial) -> tuple[Tensor, Tensor, Pairs]:
         """Squared distances [b, U] in float64, their bound [b, 1], and contenders too near for a product."""
-        index = columns if self.columns is None else self.columns[columns]
         precise = self.centers.ready(self.query.point[rows], torch.float64)
-        distance_sq = (self.centers.screen(precise, index) + precise.offset[:, None]).clamp_min_(0)
+        distance_sq = (self.centers.screen(precise, columns) + precise.offset[:, None]).clamp_min_(0)
         base, slack = distance_sq.amin(1, keepdim=True), precise.slack[:, None]
         steepness = radial(base, distance_sq - base).steepness
         blurred = (slack * steepness > TOLERANCE / 8) | (slack > TOLERANCE / 512 * distance_sq)
         row, column = (blurred & self.contender[rows][:, columns]).nonzero(as_tuple=True)
-        distance_sq[row, column] = self.centers.distance_sq(self.query, rows[row], index[column])
+        distance_sq[row, column] = self.centers.distance_sq(self.query, rows[row], columns[column])
         return distance_sq, slack, (row, column)
 
     def _screened(self, rows: Tensor) -> Iterator[Group]:
@@ -123,9 +114,9 @@ class Solver(Contenders):
         found = Contribution.of(radial, base, excess, query.slack[:, None])
         # Bounds before the score is known: v spreads no wider than √Σ v_j ‖μ_j‖², and its mean can be no nearer to x
         # than that allows.
-        norm, radius = query.offset.sqrt(), self._mean_square_norm(found.share, self._index(columns)).sqrt()
+        norm, radius = query.offset.sqrt(), self._mean_square_norm(found.share, columns).sqrt()
         worst, largest = found.error.amax(1), found.weights.amax(1)
-        typical = worst * self.centers.slack(norm, radius, value.dtype) / query.slack
+        typical = worst * self.centers.slack(query, radius) / query.slack
         pulled = self.need != "weights"
         spread = (radius / (norm - radius).clamp_min(0)).clamp_max(1) if pulled else torch.zeros_like(norm)
         errors = Errors(largest * (1 - largest) * (worst + typical), typical, typical.clone())
@@ -133,11 +124,11 @@ class Solver(Contenders):
         fine &= typical * (spread + found.loose * pulled) <= TOLERANCE
         rest = (~fine).nonzero().squeeze(1)
         if len(rest):
-            budget = TOLERANCE / 2 / torch.maximum(largest, torch.maximum(spread, found.loose))
+            budget = TOLERANCE / 4 / torch.maximum(largest, torch.maximum(spread, found.loose))
             fine[rest] = self._mend(rows, columns, rest, base, excess, found, errors, budget)
         if bool(fine.any()):
             near = self._direct(base, excess, found.share)
-            group = Group(rows, self._index(columns), *found[:3], near, self.left_out[rows])
+            group = Group(rows, columns, *found[:3], near, self.left_out[rows])
             yield self._within(group.take(fine), errors.take(fine), found.loose[fine])
 
     def _mend(
@@ -201,8 +192,8 @@ class Solver(Contenders):
             pulled = errors.root_mean_square * spread + sum_error + self.left_pull[group.rows]
             return (pulled / distance + errors.mean * loose <= TOLERANCE) & (errors.weight <= TOLERANCE)
 
-        by, sum_error = self._fastest_sum(group, far, partial(fine, square.sqrt(), self._least(group, square)))
-        shift = group.mean_shift(self.centers, self.query, group.share, by)
+        way, sum_error = self._fastest_sum(group, far, partial(fine, square.sqrt(), self._least(group, square)))
+        shift = group.mean_shift(self.centers, self.query, group.share, way)
         mean_sq = (shift + self.query.point[group.rows] - self.centers.middle).square().sum(1)
         spread = (square - mean_sq).clamp_min(0).sqrt()
         distance = torch.linalg.vector_norm(shift, dim=1)
@@ -214,17 +205,13 @@ class Solver(Contenders):
 
     def _fastest_sum(self, group: Group, far: Tensor, fine: Callable[[Tensor], Tensor]) -> tuple[Sum, Tensor]:
         """The fastest way to sum whose error, bounded [b], is fine at every point before the sum is known."""
-        if self.need == "score" and group.columns is None:
-            heavy = group.heavy()
-            if self.centers.has_rough(far.device) and len(heavy) <= self.centers.count // FEW:
-                norm = self.centers.norm_sq.sqrt().to(group.share.dtype)
-                light = (group.share @ norm - group.share[:, heavy] @ norm[heavy]).clamp_min(0).double()
-                blurred = ROUGH_SUM_ERROR * light + WIDE_SUM_ERROR * far
-                if bool(fine(blurred).all()):
-                    return "half", blurred
-            if bool(fine(WIDE_SUM_ERROR * far).all()):
-                return "wide", WIDE_SUM_ERROR * far
-        return "float32", SUM_ERROR * far
+        *ways, most_exact = self.centers.sums(far.device)
+        share = group.far(group.share)
+        for way in ways if self.need == "score" else ():
+            error = self.centers.sum_error(way, share, group.columns, far)
+            if bool(fine(error).all()):
+                return way, error
+        return most_exact, self.centers.sum_error(most_exact, share, group.columns, far)
 
     def _candidates(self, rows: Tensor) -> Tensor | None:
         """Positions of the centers that are a contender to any row, None for all that are looked at."""

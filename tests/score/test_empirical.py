@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from smoothscore.distances import Centers, Query, rows
+from smoothscore.distances.signed import SignedBytes
 from smoothscore.errors import UserError
 from smoothscore.schedules import CollapseTemperature, DimTemperature, log_uniform, shell_touch
-from smoothscore.score import contenders, groups, solver
+from smoothscore.score import solver
 from smoothscore.score.empirical import Conditioned, EmpiricalScore, Tempered, Unconditioned
 from smoothscore.score.smoothed import smoothed_target
 from smoothscore.score.solver import Solver
@@ -27,14 +28,11 @@ def emoji(emoji: Tensor) -> Tensor:
     return emoji[::2].contiguous()
 
 
-@pytest.fixture(params=["float32", "half precision first"], autouse=True)
+@pytest.fixture(params=["float32", "bytes"], autouse=True)
 def precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Every test also runs as on a device that multiplies bfloat16 faster; on others it is slow, and the same."""
-    half = request.param != "float32"
-    monkeypatch.setattr(rows, "multiplies_half", lambda device: half)
-    monkeypatch.setattr(rows, "_LEAST_ROUGH", 0)
-    monkeypatch.setattr(contenders, "_SAMPLED", 4)
-    monkeypatch.setattr(groups, "_HEAVY", 1 / 32)  # few images: each holds more
+    """Every test also runs as on a processor that multiplies bytes fast; on others it is slow, and the same."""
+    monkeypatch.setattr(rows, "multiplies_bytes", lambda device: request.param == "bytes")
+    monkeypatch.setattr(rows, "_LEAST_BYTES", 0)
     return request.param
 
 
@@ -55,9 +53,9 @@ def relative_error(found: Tensor, expected: Tensor) -> Tensor:
 
 
 def check(score: EmpiricalScore, truth: EmpiricalOracle, x: Tensor, sigma: float | Tensor | None = None) -> None:
-    """1e-3 as promised; what is really reached is nearer 1e-6, but for scores summed in half precision."""
+    """1e-3 as promised; what is really reached is nearer 1e-6, but for weights summed in two digits."""
     arguments = (x,) if sigma is None else (x, sigma)
-    bound = 5e-4 if score.centers.has_rough(x.device) else 1e-4
+    bound = 5e-4 if score.centers.bytes is not None else 1e-4
     for found, expected in ((score(*arguments), truth.score), (score.denoised(*arguments), truth.denoised)):
         assert found.shape == x.shape
         assert found.dtype == x.dtype
@@ -119,12 +117,13 @@ def test_a_noise_level_for_every_point(emoji: Tensor) -> None:
 def test_every_way_of_settling_is_taken(emoji: Tensor, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the tests here would compare less than they seem to."""
     taken: list[str] = []
-    ways = [(Solver, "_settled"), (Solver, "_within"), (Solver, "_mend"), (Solver, "_settled_further")]
-    for owner, name in [*ways, (Centers, "rough"), (Centers, "rough_sum"), (Centers, "weighted_sum")]:
+    parts = [(Solver, name, name) for name in ("_settled", "_within", "_mend", "_settled_further")]
+    parts += [(Centers, "weighted_sum", "weighted_sum"), (SignedBytes, "products", "products")]
+    for owner, name, label in [*parts, (SignedBytes, "weighted_sum", "bytes")]:
         original = getattr(owner, name)
 
-        def recorded(*arguments: object, name: str = name, original: object = original, **options: object) -> object:
-            taken.append(name)
+        def recorded(*arguments: object, label: str = label, original: object = original, **options: object) -> object:
+            taken.append(label)
             return original(*arguments, **options)
 
         monkeypatch.setattr(owner, name, recorded)
@@ -134,18 +133,18 @@ def test_every_way_of_settling_is_taken(emoji: Tensor, precision: str, monkeypat
         call()
         return set(taken)
 
-    score, half = Conditioned(emoji), precision != "float32"
+    score = Conditioned(emoji)
     near, wide, far = (points(emoji, *place) for place in (("near", 0.01), ("near", 50), ("far", 5)))
-    assert ways_of(lambda: score(near, 0.01)) == {"_settled", "weighted_sum"} | ({"rough"} if half else set())
-    assert ways_of(lambda: score(wide, 50)) == {"_within", "weighted_sum"} | ({"rough_sum"} if half else set())
-    assert ways_of(lambda: score.denoised(wide, 50)) == {"_within", "weighted_sum"}
-    assert ways_of(lambda: score(far, 5)) >= {"_within", "_mend"}
+    screened, summed = ({"products"}, {"bytes"}) if precision == "bytes" else (set(), set())
+    assert ways_of(lambda: score(near, 0.01)) == {"_settled", "weighted_sum"} | screened
+    assert ways_of(lambda: score(wide, 50)) == {"_within", "weighted_sum"} | screened | summed
+    assert ways_of(lambda: score.denoised(wide, 50)) == {"_within", "weighted_sum"} | screened | summed
+    mended = (lambda: Tempered(emoji, 1000.0)(near)) if precision == "bytes" else lambda: score(far, 5)
+    assert ways_of(mended) >= {"_within", "_mend"}
     # between two images their pulls cancel, so that others have to be looked at after all
     pair = torch.stack([emoji[0], emoji[-1]]).float() / 255
     between = Conditioned(torch.cat([pair, pair.mean(0, keepdim=True) + 3 * torch.randn(600, *pair.shape[1:])]))
-    further = ways_of(lambda: between(pair.mean(0, keepdim=True), 0.9))
-    assert "_settled_further" in further
-    assert ("rough" in further) == half
+    assert "_settled_further" in ways_of(lambda: between(pair.mean(0, keepdim=True), 0.9))
 
 
 @pytest.mark.parametrize("tolerance", [1e-12, 1e-5])
@@ -259,7 +258,7 @@ def test_posterior_agrees_with_the_parts(emoji: Tensor) -> None:
     )
     for score, level in ((Conditioned(emoji), sigma), (Tempered(emoji, 100.0), None)):
         found, weights = score.posterior(x, level), score.weights(x, level)
-        assert (relative_error(found.score, score(x, level)) < 5e-4).all()  # one of them summed in half precision
+        assert (relative_error(found.score, score(x, level)) < 5e-4).all()  # one of them summed in two digits
         torch.testing.assert_close(found.denoised, score.denoised(x, level))
         entropy = torch.special.entr(weights.double()).sum(1)
         torch.testing.assert_close(found.effective_number.double(), entropy.exp(), rtol=1e-3, atol=0)
