@@ -11,6 +11,7 @@ from smoothscore.data.base import ImageDataModule
 from smoothscore.data.decode import shrink
 from smoothscore.data.images import ImageSet, Split, split_rows
 from smoothscore.errors import UserError
+from smoothscore.functional.rows import unique_rows
 
 
 class Emoji(ImageDataModule):
@@ -46,7 +47,7 @@ class Emoji(ImageDataModule):
     def read(self) -> Split:
         """Load, leave out repeats and other categories, shrink, split."""
         images = load_emoji()
-        keep = first_occurrences(images.pixels)
+        keep = unique_rows(images.pixels)
         if self.categories is not None:
             keep = keep[torch.isin(images.labels[keep], self._category_labels(images.classes))]
         images = images.rows(keep)
@@ -72,10 +73,3 @@ def load_emoji() -> ImageSet:
         pixels = torch.from_numpy(archive["x"]).permute(0, 3, 1, 2).contiguous()
         labels = torch.from_numpy(archive["y"].astype(np.int64))
         return ImageSet(pixels, labels, tuple(archive["cats"].tolist()))
-
-
-def first_occurrences(pixels: Tensor) -> Tensor:
-    """Rows, ascending, of the images that do not repeat an earlier one exactly."""
-    _, group = torch.unique(pixels.flatten(1), dim=0, return_inverse=True)
-    first = torch.full((int(group.max()) + 1,), len(pixels))
-    return first.scatter_reduce(0, group, torch.arange(len(pixels)), "amin").sort().values

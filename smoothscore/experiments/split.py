@@ -16,7 +16,7 @@ from smoothscore.distances import Centers, decode
 from smoothscore.errors import UserError
 from smoothscore.experiments.base import Finding, Result, Row, check_positive, new_figure, paper_style
 from smoothscore.functional import excess_copies
-from smoothscore.functional.proportion import wilson_interval
+from smoothscore.functional.intervals import wilson_interval
 from smoothscore.functional.rows import check_same_shape, unique_rows
 from smoothscore.metrics.copies import LEAST_HELD_OUT
 

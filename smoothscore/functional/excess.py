@@ -15,7 +15,7 @@ from torch import Tensor
 
 from smoothscore.errors import UserError
 from smoothscore.functional.closeness import Space
-from smoothscore.functional.proportion import wilson_interval
+from smoothscore.functional.intervals import wilson_interval
 from smoothscore.functional.ranks import DRAWS, conformal_p_values, false_discovery, lowest_ranks_test, marked_sum_test
 
 Rows = Tensor | Mapping[str, Tensor]

@@ -82,6 +82,26 @@ def check_features(name: str, features: Tensor, *, at_least: int = 1, like: tupl
         )
 
 
+def equal_rows(data: Tensor, *, flips: bool = False) -> Tensor:
+    """Find the first row that equals each row.
+
+    Args:
+        data: [M, *S].
+        flips: a row also equals another one mirrored along the last axis.
+
+    Returns:
+        Row numbers [M], int64; row i is a repeat where the result is below i.
+    """
+    count = len(data)
+    both = torch.cat([data, data.flip(-1)]) if flips else data
+    _, group = torch.unique(both.flatten(1), dim=0, return_inverse=True)
+    if flips:  # equal up to mirroring: the same two groups, in either order
+        _, group = torch.unique(torch.minimum(group[:count], group[count:]), return_inverse=True)
+    first = torch.full((int(group.max()) + 1,), count, device=data.device)
+    row = torch.arange(count, device=data.device)
+    return first.scatter_reduce_(0, group, row, "amin")[group]
+
+
 def unique_rows(data: Tensor, *, flips: bool = False) -> Tensor:
     """Return the first occurrence of every distinct row.
 
@@ -92,11 +112,5 @@ def unique_rows(data: Tensor, *, flips: bool = False) -> Tensor:
     Returns:
         Row numbers [U], int64, ascending; ``data[unique_rows(data)]`` holds no row twice.
     """
-    count = len(data)
-    both = torch.cat([data, data.flip(-1)]) if flips else data
-    _, group = torch.unique(both.flatten(1), dim=0, return_inverse=True)
-    if flips:  # equal up to mirroring: the same two groups, in either order
-        _, group = torch.unique(torch.minimum(group[:count], group[count:]), return_inverse=True)
-    first = torch.full((int(group.max()) + 1,), count, device=data.device)
-    row = torch.arange(count, device=data.device)
-    return first.scatter_reduce_(0, group, row, "amin").sort().values
+    rows: Tensor = torch.unique(equal_rows(data, flips=flips))
+    return rows

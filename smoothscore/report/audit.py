@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from smoothscore.data.base import default_cache_dir
 from smoothscore.data.resumable import Column, fill_rows
 from smoothscore.data.sources import Images
-from smoothscore.functional.duplicates import equal_rows
 from smoothscore.functional.extraction import check_options, feature_ratio, lowest
 from smoothscore.functional.matching import Matcher, Matches, mirrored
-from smoothscore.functional.rows import check_same_shape
+from smoothscore.functional.rows import check_same_shape, equal_rows
 from smoothscore.neighbors import extractor_name
 from smoothscore.neighbors.cache import digest_key, digest_module, digest_tensor
 from smoothscore.report.features import fill_features, training_features

@@ -17,8 +17,8 @@ from smoothscore.data.samples import write_atomically
 from smoothscore.data.sources import Images
 from smoothscore.distances import decode
 from smoothscore.errors import UserError
-from smoothscore.functional.duplicates import NearPairs, clusters, equal_rows, near_pairs
-from smoothscore.functional.rows import check_rows
+from smoothscore.functional.duplicates import NearPairs, clusters, near_pairs
+from smoothscore.functional.rows import check_rows, equal_rows
 from smoothscore.neighbors import extractor_name
 from smoothscore.neighbors.cache import digest_tensor
 from smoothscore.report.features import training_features

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from smoothscore.functional.proportion import wilson_interval
+from smoothscore.functional.intervals import wilson_interval
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ import torch
 from PIL import Image
 
 from smoothscore.data import Arrays, Emoji, ImageFolder
-from smoothscore.data.emoji import first_occurrences
 from smoothscore.data.folder import decode_image
 from smoothscore.errors import UserError
+from smoothscore.functional.rows import unique_rows
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def test_emoji_has_no_repeats_and_a_disjoint_test_set(emoji):
     rows = torch.cat([data.train.pixels, data.test.pixels]).flatten(1)
     assert len(rows) == 1407 == len(rows.unique(dim=0))
     assert len(data.test.pixels) == 256
-    assert len(first_occurrences(emoji)) == 1407
+    assert len(unique_rows(emoji)) == 1407
 
 
 def test_emoji_subset_size_categories_and_resolution():

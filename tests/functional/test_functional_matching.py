@@ -8,10 +8,10 @@ from scipy.stats import binomtest
 
 from smoothscore.errors import UserError
 from smoothscore.functional import extract
-from smoothscore.functional.duplicates import clusters, equal_rows, near_pairs
+from smoothscore.functional.duplicates import clusters, near_pairs
+from smoothscore.functional.intervals import wilson_interval
 from smoothscore.functional.matching import Matcher
-from smoothscore.functional.proportion import wilson_interval
-from smoothscore.functional.rows import unique_rows
+from smoothscore.functional.rows import equal_rows, unique_rows
 
 
 @pytest.fixture(scope="module")
