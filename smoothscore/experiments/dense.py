@@ -243,6 +243,8 @@ def _figure(rows: list[Row]) -> Figure:
         ratio.legend()
         for panel in panels[:-1]:
             panel.set(xscale="log", xlabel="training images per image")
+            panel.set_xticks(counts, [str(count) for count in counts])
+            panel.minorticks_off()
         panels[-1].axis("off")
     axes[0, -1].legend(*axes[0, 0].get_legend_handles_labels(), loc="center left")
     return figure
