@@ -27,6 +27,7 @@ COMMANDS = {
     "compare": Command("compare", "table and report.html of several runs side by side"),
     "extract": Command("extract", "which samples of any model are copies of training images, and a page to review"),
     "dedup": Command("dedup", "exact and near duplicates of a data set, and a list that trainings leave out"),
+    "dashboard": Command("dashboard", "a W&B report of a project's runs, with every measure explained"),
     "export": Command("exchange", "weights of a checkpoint as safetensors, with a model card"),
     "import": Command("exchange", "a checkpoint of score_sde_pytorch as one of ours"),
 }
