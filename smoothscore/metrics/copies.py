@@ -6,14 +6,14 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from smoothscore.functional.excess import CopyReference, CopyScores, ExcessCopies
+from smoothscore.metrics.rows import PerSample
 
 LEAST_HELD_OUT = 30  # images that p-values of 5 % take
 
 
-class Copies(Metric):
+class Copies(PerSample):
     """Share of samples that are nearer to training images than fresh ones would be, with p-values.
 
     The metric form of :func:`~smoothscore.functional.excess_copies`: training and held-out images are made ready once,
@@ -28,23 +28,16 @@ class Copies(Metric):
         UserError: as :func:`~smoothscore.functional.excess_copies`.
     """
 
-    is_differentiable = False
-    higher_is_better = False
-    full_state_update = False
-
-    score: list[Tensor]
-    nearest: list[Tensor]
-    place: list[Tensor]
-    weight: list[Tensor]
-
     def __init__(self, train: Mapping[str, Tensor], held_out: Mapping[str, Tensor], *, seed: int = 0) -> None:
-        super().__init__()
+        score, nearest = torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.int64)
+        super().__init__(
+            score=score,
+            nearest=nearest,
+            place=nearest.new_empty(0, len(train)),
+            weight=score.new_empty(0, len(train)),
+        )
         self.reference = CopyReference(train, held_out, seed=seed)
         self._seed = seed
-        self._spaces = len(train)
-        for name in CopyScores._fields:
-            self.add_state(name, [], dist_reduce_fx="cat")
-        self._start()
 
     def update(self, samples: Mapping[str, Tensor]) -> None:
         """Add samples by space, [n, *S] each.
@@ -52,8 +45,7 @@ class Copies(Metric):
         Raises:
             UserError: other spaces or shapes than the training images, or a NaN (its row is named).
         """
-        for name, value in self.reference.score(samples)._asdict().items():
-            getattr(self, name).append(value.to(self.device))
+        self._add(**self.reference.score(samples)._asdict())
 
     def compute(self) -> dict[str, Tensor]:
         """The figures to log: p_value, label_p_value, excess with low and high, and flagged, a share."""
@@ -73,19 +65,5 @@ class Copies(Metric):
         with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync):
             return self._report()
 
-    def reset(self) -> None:
-        """Forget all samples; the references stay."""
-        super().reset()
-        self._start()
-
-    def _start(self) -> None:
-        # Gathering needs equal types in all processes, also from one that never saw a sample.
-        score = torch.empty(0, dtype=torch.float64, device=self.device)
-        nearest = torch.empty(0, dtype=torch.int64, device=self.device)
-        self.score, self.weight = [score], [score.new_empty(0, self._spaces)]
-        self.nearest, self.place = [nearest], [nearest.new_empty(0, self._spaces)]
-
     def _report(self) -> ExcessCopies:
-        states = (getattr(self, name) for name in CopyScores._fields)
-        columns = (torch.cat(state) if isinstance(state, list) else state for state in states)
-        return self.reference.report(CopyScores(*columns), seed=self._seed)
+        return self.reference.report(CopyScores(**self._columns()), seed=self._seed)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from smoothscore.errors import UserError
 from smoothscore.functional import auth_pct, c_t, kernel_distance, mifid, vendi
@@ -13,6 +12,7 @@ from smoothscore.functional.balls import Balls
 from smoothscore.functional.fidelity import prdc_from_balls
 from smoothscore.functional.frechet import FrechetReference
 from smoothscore.functional.rows import check_features
+from smoothscore.metrics.rows import PerSample
 
 QUICK = ("prdc", "kernel")
 MEASURES = (*QUICK, "diversity", "authenticity")
@@ -20,7 +20,7 @@ _NEIGHBOR = 5  # that a ball of precision, recall, density and coverage reaches
 _SAMPLES_PER_CELL = 50  # of C_T, on average
 
 
-class FeatureMeasures(Metric):
+class FeatureMeasures(PerSample):
     """Precision, recall, density, coverage, kernel distance, authenticity, C_T, MiFID and Vendi score of samples.
 
     Keeps the features of all samples, [n, F], and gathers them. What depends on the references alone is computed once.
@@ -36,11 +36,6 @@ class FeatureMeasures(Metric):
         UserError: an unknown measure, not [n, F], or a NaN (its row is named).
     """
 
-    is_differentiable = False
-    full_state_update = False
-
-    features: list[Tensor]
-
     def __init__(
         self,
         train: Tensor,
@@ -50,21 +45,19 @@ class FeatureMeasures(Metric):
         all_test: Tensor | None = None,
         measures: Sequence[str] = MEASURES,
     ) -> None:
-        super().__init__()
         check_measures(measures)
-        self.measures = tuple(measures)
         if "authenticity" in measures and (all_train is None or all_test is None):
             raise UserError('measures: "authenticity" needs the features of all training and all held-out images.')
         check_features("train", train, at_least=2)
         check_features("test", test, at_least=2, like=("train", train))
+        super().__init__(features=torch.empty(0, train.shape[1]))
+        self.measures = tuple(measures)
         # Plain attributes: as buffers they would follow the precision of whoever owns the metric.
         self.references = {"train": train, "test": test}
         self._all = (all_train, all_test)
         # Held-out images are the reference: to a copy of a training image they owe nothing.
         self.balls = Balls("test", test, _NEIGHBOR) if "prdc" in measures and len(test) > _NEIGHBOR else None
         self._frechet = None if all_train is None else FrechetReference.from_features(all_train)
-        self.add_state("features", [], dist_reduce_fx="cat")
-        self._start()
 
     def update(self, features: Tensor) -> None:
         """Add features [n, F] of samples.
@@ -73,7 +66,7 @@ class FeatureMeasures(Metric):
             UserError: another number of features than the references, or a NaN (its row is named).
         """
         check_features("features", features, like=("the reference", self.references["train"]))
-        self.features.append(features.float().to(self.device))
+        self._add(features=features.float())
 
     def compute(self) -> dict[str, Tensor]:
         """The figures by name, such as prdc/precision, kernel/test, authenticity/auth_pct, diversity/vendi.
@@ -110,16 +103,7 @@ class FeatureMeasures(Metric):
 
     def samples(self) -> Tensor:
         """Features [n, F] of all samples that this process holds, or of all processes inside `sync_context`."""
-        return torch.cat(self.features) if isinstance(self.features, list) else self.features
-
-    def reset(self) -> None:
-        """Forget all samples; references stay."""
-        super().reset()
-        self._start()
-
-    def _start(self) -> None:
-        # Gathering needs equal types in all processes, also from one that never saw a sample.
-        self.features = [torch.empty(0, self.references["train"].shape[1], device=self.device)]
+        return self._columns()["features"]
 
 
 def check_measures(measures: Sequence[str]) -> None:

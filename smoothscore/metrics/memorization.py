@@ -7,7 +7,6 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from smoothscore.functional.memorization import (
     PAPER_THRESHOLD,
@@ -16,14 +15,14 @@ from smoothscore.functional.memorization import (
     summarize,
 )
 from smoothscore.functional.training import Match, TrainingImages
+from smoothscore.metrics.rows import PerSample
 
 
-class Memorization(Metric):
+class Memorization(PerSample):
     """Fraction of samples much closer to one training image than to any other, with its interval.
 
     The metric form of :func:`~smoothscore.functional.memorization_report`: training images are grouped and
-    the control is measured once, then any number of batches in any number of processes add samples. After
-    gathering, samples stand in the order of processes, batch by batch.
+    the control is measured once, then any number of batches in any number of processes add samples.
 
     Args:
         train: [M, *S] images or features, uint8 (meaning value/255) or floating point.
@@ -39,14 +38,6 @@ class Memorization(Metric):
     Source: arXiv 2601.19285, Sec. B.3.2.
     """
 
-    is_differentiable = False
-    higher_is_better = False
-    full_state_update = False
-
-    ratio: list[Tensor]
-    distance: list[Tensor]
-    nearest: list[Tensor]
-
     def __init__(
         self,
         train: Tensor,
@@ -57,7 +48,7 @@ class Memorization(Metric):
         thresholds: Sequence[float] = THRESHOLDS,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(ratio=torch.empty(0), distance=torch.empty(0), nearest=torch.empty(0, dtype=torch.int64))
         self.images = TrainingImages(train)
         self._summarize = partial(
             summarize,
@@ -68,9 +59,6 @@ class Memorization(Metric):
             seed=seed,
         )
         self.control = None if control is None else self._summarize(self.images.match(control, name="control"))
-        for name in Match._fields:
-            self.add_state(name, [], dist_reduce_fx="cat")
-        self._start()
 
     def update(self, samples: Tensor) -> None:
         """Add samples [n, *S].
@@ -78,8 +66,7 @@ class Memorization(Metric):
         Raises:
             UserError: no samples, another shape than the training images, or a NaN (its row is named).
         """
-        for name, value in self.images.match(samples)._asdict().items():
-            getattr(self, name).append(value.to(self.device))
+        self._add(**self.images.match(samples)._asdict())
 
     def compute(self) -> dict[str, Tensor]:
         """The figures to log, as scalars: ``fraction`` with ``low`` and ``high``, ``mean``, ``minimum``."""
@@ -98,17 +85,5 @@ class Memorization(Metric):
         with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync):
             return self._report()
 
-    def reset(self) -> None:
-        """Forget all samples; training images and control stay."""
-        super().reset()
-        self._start()
-
-    def _start(self) -> None:
-        # Gathering needs equal types in all processes, also from one that never saw a sample.
-        self.ratio, self.distance = [torch.empty(0, device=self.device)], [torch.empty(0, device=self.device)]
-        self.nearest = [torch.empty(0, dtype=torch.int64, device=self.device)]
-
     def _report(self) -> MemorizationReport:
-        states = (getattr(self, name) for name in Match._fields)
-        match = Match(*(torch.cat(state) if isinstance(state, list) else state for state in states))
-        return self._summarize(match, control=self.control)
+        return self._summarize(Match(**self._columns()), control=self.control)
