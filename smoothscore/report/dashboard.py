@@ -44,15 +44,16 @@ class Panel(NamedTuple):
 
 
 class Group(NamedTuple):
-    """The panels of one measure."""
+    """The panels of one measure, and what all of them share."""
 
     title: str
     panels: tuple[Panel, ...]
+    note: str = ""
 
     @property
     def text(self) -> str:
         """What the panels show, as a Markdown list."""
-        return "\n".join(f"* {panel.text}" for panel in self.panels if panel.text)
+        return "\n".join(f"* {text}" for text in (*(panel.text for panel in self.panels), self.note) if text)
 
 
 def _of(column: str, title: str, *names: str, log: bool = False) -> Panel:
@@ -61,7 +62,12 @@ def _of(column: str, title: str, *names: str, log: bool = False) -> Panel:
     return Panel(title, names, known.about, known.better, varying=column.endswith("_*"), log=log)
 
 
+def _only_with(measure: str) -> str:
+    return f'Measured by `smoothscore test`, and in validations whose `measures` name "{measure}".'
+
+
 _INTERVAL = "Ends of the 95 % interval: how far the share would move with other samples of the same model."
+_DIFFERENCE = "Memorized share less that of held-out images, with its interval: 0 inside it is no sign of copies."
 
 LOSS = Group(
     "Loss",
@@ -100,7 +106,7 @@ MEMORIZATION = Group(
             "memorization/difference",
             "memorization/difference_low",
             "memorization/difference_high",
-        ),
+        )._replace(about=_DIFFERENCE),
         _of("below_third", "d₁/d₂ below 1/2 and 1/3", "memorization/below_half", "memorization/below_third"),
         _of("mean_ratio", "d₁/d₂, mean and smallest", "memorization/mean_ratio", "memorization/min_ratio"),
         _of(
@@ -110,6 +116,7 @@ MEMORIZATION = Group(
             "memorization/calibrated_held_out",
         ),
     ),
+    f"Calibrated distance: {_only_with('authenticity')}",
 )
 AMONG_FEATURES = Group(
     "Memorization among features",
@@ -132,7 +139,7 @@ AMONG_FEATURES = Group(
             "memorization/features_difference",
             "memorization/features_difference_low",
             "memorization/features_difference_high",
-        )._replace(varying=True),
+        )._replace(about=_DIFFERENCE, varying=True),
         _of(
             "below_third",
             "d₁/d₂ among features below 1/2 and 1/3",
@@ -146,6 +153,7 @@ AMONG_FEATURES = Group(
             "memorization/features_min_ratio",
         )._replace(varying=True),
     ),
+    _only_with("authenticity"),
 )
 COPIES = Group(
     "Excess copies",
@@ -163,6 +171,7 @@ COPIES = Group(
             about="Share of samples that can be named as copies; about one in ten of them is none."
         ),
     ),
+    f"{_only_with('authenticity')} Takes 30 held-out images.",
 )
 FRECHET = Group(
     "Fréchet distance",
@@ -202,8 +211,9 @@ AUTHENTICITY = Group(
         _of("c_t_*", "C_T", "authenticity/c_t"),
         _of("mifid_*", "MiFID", "authenticity/mifid"),
     ),
+    _only_with("authenticity"),
 )
-DIVERSITY = Group("Diversity", (_of("vendi_*", "Vendi score", "diversity/vendi"),))
+DIVERSITY = Group("Diversity", (_of("vendi_*", "Vendi score", "diversity/vendi"),), _only_with("diversity"))
 EXPANSION = Group(
     "Expansion",
     (
