@@ -7,6 +7,7 @@ from typing import Any
 from smoothscore.report.runs import Run
 
 _PARTS = ("seed_everything", "data", "model", "trainer")
+_NONE = "none"
 _WHERE = ("trainer.logger", "trainer.default_root_dir")  # where a run lies is no setting of it
 
 
@@ -19,15 +20,22 @@ class Difference:
 
 
 def differences(runs: Sequence[Run]) -> list[Difference]:
-    """Settings of data, model and trainer that are not the same in all runs."""
-    each = [settings(run) for run in runs]
+    """Settings of data, model and trainer that are not the same in all runs; null and absent are the same."""
+    each = [_named(run) for run in runs]
     names = dict.fromkeys(name for setting in each for name in setting)
     rows = [Difference(name, tuple(setting.get(name, "–") for setting in each)) for name in names]
-    return [row for row in rows if len(set(row.values)) > 1]
+    return [row for row in rows if len({_NONE if value == "–" else value for value in row.values}) > 1]
 
 
 def settings(run: Run) -> dict[str, str]:
-    """Settings of data, model and trainer by dotted name, without those of where the run lies."""
+    """Settings of data, model and trainer by dotted name, without those of where the run lies.
+
+    An option that is null is left out: runs from before it existed did the same.
+    """
+    return {name: value for name, value in _named(run).items() if value != _NONE}
+
+
+def _named(run: Run) -> dict[str, str]:
     flat = _flat({part: run.config.get(part) for part in _PARTS})
     return {name: value for name, value in flat if not name.startswith(_WHERE)}
 
@@ -44,7 +52,7 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         for number, part in enumerate(value):
             yield from _flat(part, f"{name}.{_item_name(part, number)}")
     else:
-        yield name, "none" if value is None else str(value)
+        yield name, _NONE if value is None else str(value)
 
 
 def _item_name(part: Any, number: int) -> str:

@@ -8,7 +8,7 @@ from fake_runs import emoji16, planted, write_run
 
 from smoothscore.errors import UserError
 from smoothscore.report.charts import Axis, _Scale, thin
-from smoothscore.report.differences import differences
+from smoothscore.report.differences import Difference, differences, settings
 from smoothscore.report.runs import read_metrics, read_runs, run_names
 
 
@@ -97,6 +97,15 @@ def test_settings_that_differ_go_by_their_plain_names(tmp_path):
         "data.k": ("10", "–"),
         "trainer.callbacks.Generation.extractor": ("Pixels", "none"),
     }
+
+
+def test_an_option_that_is_null_is_one_that_older_runs_did_not_have(tmp_path):
+    samples = torch.zeros(2, 3, 16, 16)
+    runs = read_runs([write_run(tmp_path / name, samples, data=data) for name, data in
+                      (("older", {}), ("newer", {"half": None}), ("half", {"half": "first"}))])  # fmt: skip
+    assert differences(runs[:2]) == []
+    assert settings(runs[0]) == settings(runs[1]) != settings(runs[2])
+    assert differences(runs) == [Difference("data.half", ("–", "none", "first"))]
 
 
 def test_thinning_keeps_means():
