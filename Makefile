@@ -35,7 +35,7 @@ demo: setup  ## train four variants on emoji, sample, and compare them (10 minut
 	$(BIN)/smoothscore compare $(DEMO:%=$(RUNS)/%) --out $(RUNS)/compare
 	@echo "open $(RUNS)/compare/report.html"
 
-study: setup  ## train all settings of configs/study, two at a time, and draw memorization against quality (50 minutes)
+study: setup  ## train all settings of configs/study, two at a time, and draw memorization against quality (an hour)
 	@$(MAKE) --no-print-directory --jobs 2 --keep-going $(STUDY_RUNS:=/finished)
 	$(BIN)/smoothscore compare $(STUDY_RUNS) --sort memorized --out $(STUDY)/compare
 	@echo "open $(STUDY)/compare/report.html"

@@ -63,7 +63,9 @@ class CentredRows:
         if self.bytes is None and 4 * size <= keep:
             self._kept = self._copy()
         # of the centred rows; float64 since it is added to a product that nearly cancels it
-        self.norm_sq = torch.cat([self._norm_sq(rows) for _, rows in self.chunks(self.data.device, torch.float32)])
+        self.norm_sq = torch.empty(self.count, dtype=torch.float64, device=self.data.device)
+        for start, rows in self.chunks(self.data.device, torch.float32):
+            self.norm_sq[start : start + len(rows)] = self._norm_sq(rows)
         check_rows(self.norm_sq.sqrt(), "data")
         self.radius = float(self.norm_sq.max()) ** 0.5
         self._size = self.radius + 2 * float(self.middle.double().norm())  # bounds ‖μ‖ + ‖middle‖
