@@ -54,6 +54,7 @@ def test_settings_are_those_of_the_study():
     spaces = ("pixels", "features")
     expected = {"conditioned", "unconditioned"}
     expected |= {f"t{c}_{scale}_{space}" for c in (5, 50) for scale in ("optimal", "scheduled") for space in spaces}
+    expected |= {f"t{c}_{scale}_features" for c in (10, 20) for scale in ("optimal", "scheduled")}
     expected |= {f"n{n}_{space}" for n in ("1.05", "1.1", "1.25", "1.5", "2", "3") for space in spaces}
     assert names == expected
 
