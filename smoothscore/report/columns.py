@@ -5,27 +5,21 @@ from dataclasses import replace
 
 from smoothscore.report.table import Column
 
-MEMORIZATION, QUALITY, BEHAVIOR = "Memorization", "Quality and diversity", "Behavior and cost"
+MEMORIZATION, COPIES, QUALITY, BEHAVIOR = "Memorization", "Copies", "Quality and diversity", "Behavior and cost"
 
 
 def columns(extractor: str, sigmas: Sequence[str]) -> tuple[Column, ...]:
     """The columns of a comparison in features of one extractor, with expansion ratios at some noise levels."""
-    parts = {MEMORIZATION: _memorization(extractor), QUALITY: _quality(extractor), BEHAVIOR: _behavior(sigmas)}
+    parts = {
+        MEMORIZATION: _memorization(),
+        COPIES: _copies(extractor),
+        QUALITY: _quality(extractor),
+        BEHAVIOR: _behavior(sigmas),
+    }
     return tuple(replace(column, part=part) for part, members in parts.items() for column in members)
 
 
-def _memorization(extractor: str) -> list[Column]:
-    among = [
-        Column(
-            f"memorized_{extractor}",
-            "memorized",
-            f"among features ({extractor})",
-            style="percent",
-            interval=True,
-            better="low",
-            about="Share of samples with d₁/d₂ < 2/3 among features: copies that moved or changed color show here.",
-        )
-    ]
+def _memorization() -> list[Column]:
     return [
         Column(
             "memorized",
@@ -59,7 +53,22 @@ def _memorization(extractor: str) -> list[Column]:
             about="Carlini's calibrated distance: share of samples whose nearest training image is less than half as "
             "far as the mean of the 50 nearest.",
         ),
-        *(among if extractor != "pixels" else []),
+    ]
+
+
+def _copies(extractor: str) -> list[Column]:
+    among = [
+        Column(
+            f"memorized_{extractor}",
+            "memorized",
+            f"among features ({extractor})",
+            style="percent",
+            interval=True,
+            better="low",
+            about="Share of samples with d₁/d₂ < 2/3 among features: copies that moved or changed color show here.",
+        )
+    ]
+    return [
         Column(
             f"copies_excess_{extractor}",
             "share",
@@ -85,6 +94,7 @@ def _memorization(extractor: str) -> list[Column]:
             "were trained on had been dealt at random: holds for samples of any kind, and takes more copies.",
         ),
         Column(f"copies_flagged_{extractor}", "flagged", style="percent", better="low", shown=False),
+        *(among if extractor != "pixels" else []),
         Column(
             f"auth_pct_{extractor}",
             "AuthPct",

@@ -230,7 +230,7 @@ def format_value(value: float, style: str) -> str:
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else f"{value:+}"
     if style == "percent":
-        return f"{100 * value:.1f} %"
+        return f"{100 * value:.1f} %".replace("-", "−")
     if style == "points":
         return f"{100 * value:+.1f}".replace("-", "−")
     if style == "ratio":
