@@ -14,7 +14,7 @@ from smoothscore.data.images import ImageSet
 from smoothscore.data.resumable import Column, fill_rows
 from smoothscore.data.samples import write_atomically
 from smoothscore.errors import UserError
-from smoothscore.neighbors.cache import digest_tensor
+from smoothscore.neighbors.digests import digest_tensor
 
 FORMAT = "smoothscore exclusion 1"
 _IN_MEMORY = 2**30  # bytes of images that are left in memory; more are written beside the packs and mapped

@@ -9,7 +9,8 @@ from tqdm import tqdm
 from smoothscore.data.images import ImageSet, Split, count_held_out, subset
 from smoothscore.data.packing import FILES, FORMAT, Source, build_pack, map_array
 from smoothscore.errors import UserError
-from smoothscore.neighbors.cache import damaged, digest_tensor, locked, read_manifest
+from smoothscore.neighbors.cache import damaged, locked, read_manifest
+from smoothscore.neighbors.digests import digest_tensor
 
 CHECKED = 4 << 30  # bytes of a file that are digested at every start: a second or two where there are a few cores
 

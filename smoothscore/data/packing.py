@@ -17,7 +17,8 @@ from tqdm import tqdm
 from smoothscore.data.images import ImageSet
 from smoothscore.data.samples import write_atomically
 from smoothscore.errors import UserError
-from smoothscore.neighbors.cache import MANIFEST, digest_key, digest_tensor, publish, write_manifest
+from smoothscore.neighbors.cache import MANIFEST, digest_key, publish, write_manifest
+from smoothscore.neighbors.digests import digest_tensor
 from smoothscore.neighbors.npy import load_npy
 
 FORMAT = 1  # of the pack, and of how its pixels come from the files

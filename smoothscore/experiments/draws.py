@@ -15,7 +15,7 @@ from smoothscore.experiments.checkpoints import check_shape, open_checkpoints
 from smoothscore.experiments.single import BlindNetwork
 from smoothscore.metrics import GeneratedImages
 from smoothscore.neighbors import extract_features, extractor_name
-from smoothscore.neighbors.cache import digest_tensor
+from smoothscore.neighbors.digests import digest_tensor
 from smoothscore.samplers import (
     ActualNoise,
     ClipDenoised,

@@ -1,7 +1,6 @@
 """Many samples from a checkpoint, on disk, in a drawing that goes on where it was killed."""
 
 import json
-from hashlib import file_digest
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from smoothscore.data.rebuild import parse_again
 from smoothscore.data.resumable import Column, fill_rows
 from smoothscore.errors import UserError
 from smoothscore.modules.checkpoint import Trained
+from smoothscore.neighbors.digests import digest_file
 from smoothscore.samplers import Sampler
 
 
@@ -50,10 +50,8 @@ def draw_samples(
     module = trained.module.to(device)
     shape = trained.data.image_shape
     walk = sampler.bind(module.sigma_min, module.sigma_max, trained.data.train.pixels)
-    with trained.path.open("rb") as file:
-        digest = file_digest(file, "sha256").hexdigest()
     parts: dict[str, str | int] = {
-        "checkpoint": digest,
+        "checkpoint": digest_file(trained.path),
         "sampler": json.dumps(_plain(sampler), sort_keys=True),
         "seed": seed,
         "num_samples": num_samples,

@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from smoothscore.errors import UserError
 from smoothscore.neighbors.approximate import Kind, choose_index, search_approximate
-from smoothscore.neighbors.cache import cached, digest_key, digest_module, digest_tensor
+from smoothscore.neighbors.cache import cached, digest_key
+from smoothscore.neighbors.digests import digest_module, digest_tensor
 from smoothscore.neighbors.extract import extract_features
 from smoothscore.neighbors.features import Pixels, extractor_name
 from smoothscore.neighbors.index import Neighbors, num_gpus, require_faiss, search

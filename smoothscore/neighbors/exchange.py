@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from smoothscore.errors import UserError
 from smoothscore.neighbors.approximate import SAMPLE, check_recall, exact_distances, measure_recall
-from smoothscore.neighbors.cache import Meta, digest_key, digest_module, digest_tensor
+from smoothscore.neighbors.cache import Meta, digest_key
+from smoothscore.neighbors.digests import digest_module, digest_tensor
 from smoothscore.neighbors.features import Pixels, extractor_name
 from smoothscore.neighbors.npy import load_npy
 from smoothscore.neighbors.shards import finish_features, read_features, write_features

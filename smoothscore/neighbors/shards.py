@@ -17,12 +17,12 @@ from smoothscore.neighbors.cache import (
     MANIFEST,
     Meta,
     damaged,
-    digest_file,
     folder_to_disk,
     read_manifest,
     to_disk,
     write_manifest,
 )
+from smoothscore.neighbors.digests import digest_file
 from smoothscore.neighbors.extract import extract_rows, features_bar
 from smoothscore.neighbors.npy import load_npy
 from smoothscore.neighbors.processes import ALONE, Group

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothscore.errors import UserError
-from smoothscore.neighbors.cache import digest_tensor
+from smoothscore.neighbors.digests import digest_tensor
 from smoothscore.neighbors.table import NeighborTable
 
 _PIECE = 1 << 20  # bytes gathered at a time on the CPU: they stay in the cache until they are converted

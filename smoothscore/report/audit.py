@@ -15,7 +15,8 @@ from smoothscore.functional.extraction import check_options, feature_ratio, lowe
 from smoothscore.functional.matching import Matcher, Matches, mirrored
 from smoothscore.functional.rows import check_same_shape, equal_rows
 from smoothscore.neighbors import extractor_name
-from smoothscore.neighbors.cache import digest_key, digest_module, digest_tensor
+from smoothscore.neighbors.cache import digest_key
+from smoothscore.neighbors.digests import digest_module, digest_tensor
 from smoothscore.report.features import fill_features, training_features
 from smoothscore.report.findings import Audit, Options, Pair
 

@@ -20,7 +20,7 @@ from smoothscore.errors import UserError
 from smoothscore.functional.duplicates import NearPairs, clusters, near_pairs
 from smoothscore.functional.rows import check_rows, equal_rows
 from smoothscore.neighbors import extractor_name
-from smoothscore.neighbors.cache import digest_tensor
+from smoothscore.neighbors.digests import digest_tensor
 from smoothscore.report.features import training_features
 
 

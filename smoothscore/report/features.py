@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from smoothscore.data.resumable import Column, Parts, fill_rows
 from smoothscore.neighbors import extract_features, extractor_name
-from smoothscore.neighbors.cache import digest_key, digest_module
+from smoothscore.neighbors.cache import digest_key
+from smoothscore.neighbors.digests import digest_module
 
 _BLOCK = 512  # images between two notes of progress
 

@@ -1,6 +1,5 @@
 """Measure the samples of runs against the images they were trained on, with the measures of training."""
 
-import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from smoothscore.errors import UserError
 from smoothscore.functional import MemorizationReport
 from smoothscore.metrics import MEASURES, GeneratedImages
 from smoothscore.neighbors import extract_features, extractor_name
+from smoothscore.neighbors.digests import digest_tensor
 from smoothscore.report.rebuild import data_key
 from smoothscore.report.runs import Run
 from smoothscore.report.uncertainty import intervals
@@ -87,12 +87,8 @@ def measure_runs(runs: Sequence[Run], extractor: nn.Module, device: torch.device
 
 def _digest(data: ImageDataModule) -> str:
     """Equal for equal images, whatever configuration they came by."""
-    digest = hashlib.sha256()
-    for images in (data.train, data.test):
-        for part in (images.pixels, images.labels):
-            digest.update(repr(tuple(part.shape)).encode())
-            digest.update(part.contiguous().numpy().data)
-    return digest.hexdigest()
+    tensors = (tensor for images in (data.train, data.test) for tensor in (images.pixels, images.labels))
+    return " ".join(map(digest_tensor, tensors))
 
 
 def _data_set(data: ImageDataModule, extractor: nn.Module, device: torch.device) -> DataSet:

@@ -19,7 +19,7 @@ from smoothscore.data import Emoji
 from smoothscore.data.base import default_cache_dir
 from smoothscore.functional import extract
 from smoothscore.neighbors import EfficientNetLite0, Pixels, extract_features
-from smoothscore.neighbors.cache import digest_tensor
+from smoothscore.neighbors.digests import digest_tensor
 from smoothscore.report.features import training_features
 
 COPIES = 64

@@ -9,7 +9,7 @@ from smoothscore.data import Emoji
 from smoothscore.data import exclusion as exclusion_module
 from smoothscore.data.exclusion import Exclusion
 from smoothscore.errors import UserError
-from smoothscore.neighbors.cache import digest_tensor
+from smoothscore.neighbors.digests import digest_tensor
 
 SMALL = {"num_train": 40, "num_test": 10, "image_size": 8, "batch_size": 4}
 

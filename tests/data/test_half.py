@@ -6,7 +6,7 @@ import torch
 from smoothscore.data import Emoji
 from smoothscore.data.exclusion import Exclusion
 from smoothscore.errors import UserError
-from smoothscore.neighbors.cache import digest_tensor
+from smoothscore.neighbors.digests import digest_tensor
 
 SMALL = {"image_size": 8, "num_train": 41, "num_test": 20, "batch_size": 4}
 

@@ -25,7 +25,7 @@ from smoothscore.data import Emoji
 from smoothscore.data.rows import FixedLoader
 from smoothscore.modules import TemperatureSmoothed
 from smoothscore.modules.storage import CheckpointFiles
-from smoothscore.neighbors.cache import digest_tensor
+from smoothscore.neighbors.digests import digest_tensor
 from smoothscore.networks import UNet
 from smoothscore.samplers import PredictorCorrector
 

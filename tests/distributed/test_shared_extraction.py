@@ -17,7 +17,7 @@ import torch
 from torch import nn
 import torch.distributed as dist
 from smoothscore.data import Emoji
-from smoothscore.neighbors.cache import digest_tensor
+from smoothscore.neighbors.digests import digest_tensor
 
 class Noted(nn.Module):
     def __init__(self):

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from smoothscore.errors import UserError
-from smoothscore.neighbors import NeighborTable, build_neighbors, cache
-from smoothscore.neighbors.cache import digest_module, digest_tensor
+from smoothscore.neighbors import NeighborTable, build_neighbors
+from smoothscore.neighbors.digests import digest_tensor
 
 
 class Logged(nn.Module):
@@ -139,35 +139,6 @@ def test_whatever_changes_the_table_changes_the_key(tmp_path):
     for data, k, module, given in calls:
         build_neighbors(data, k, extractor=module, labels=given, cache_dir=tmp_path / "c")
     assert len(entries(tmp_path / "c")) == len(calls)
-
-
-def test_digest_of_a_large_tensor_is_read_once_and_again_when_it_changed(monkeypatch):
-    monkeypatch.setattr(cache, "_REMEMBERED", 1000)
-    read = []
-    original = cache._digest
-    monkeypatch.setattr(cache, "_digest", lambda data: read.append(len(data)) or original(data))
-    large, small = torch.arange(4000, dtype=torch.uint8), torch.arange(100, dtype=torch.uint8)
-    first = digest_tensor(large)
-    assert digest_tensor(large) == first
-    assert digest_tensor(small) == digest_tensor(small)
-    assert read == [4000, 100, 100]
-    assert digest_tensor(large.clone()) == first
-    large[17] += 1
-    assert digest_tensor(large) != first
-    assert digest_tensor(large) == original(large)
-
-
-def test_digests_do_not_depend_on_the_layout_or_the_mode():
-    data = images()
-    strided = data.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
-    assert not strided.is_contiguous()
-    assert digest_tensor(strided) == digest_tensor(data) != digest_tensor(data.double())
-    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-    before = digest_module(module)
-    assert digest_module(module.eval()) == before
-    module(data)
-    module[1].running_mean += 1
-    assert digest_module(module) != before
 
 
 def test_a_damaged_cache_is_an_error_that_names_the_folder(tmp_path):

@@ -17,7 +17,8 @@ from smoothscore.data import CIFAR10, Arrays, ImageFolder
 from smoothscore.data.samples import SampleSet
 from smoothscore.errors import UserError
 from smoothscore.neighbors import NeighborTable, build_neighbors
-from smoothscore.neighbors.cache import MANIFEST, digest_file, write_manifest
+from smoothscore.neighbors.cache import MANIFEST, write_manifest
+from smoothscore.neighbors.digests import digest_file
 
 
 def npy_of_objects(trap):

@@ -9,7 +9,7 @@ from smoothscore.data.images import ImageSet
 from smoothscore.data.pack import open_pack
 from smoothscore.data.packing import Source
 from smoothscore.neighbors import build_neighbors
-from smoothscore.neighbors.cache import digest_tensor
+from smoothscore.neighbors.digests import digest_tensor
 from tests.robustness.fits import _CONTEXT
 
 
