@@ -1,18 +1,17 @@
 """`smoothscore analyze NAME`: one numerical experiment, as a table, a figure and a summary."""
 
 import inspect
-import re
-from argparse import Action, RawDescriptionHelpFormatter
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from pathlib import Path
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
 import smoothscore.data
-import smoothscore.neighbors  # both imported, so that class_path takes short names
-from smoothscore.errors import UserError
+import smoothscore.neighbors  # noqa: F401  # both imported, so that class_path takes short names
+from smoothscore.cli.help import OwnExtractors
+from smoothscore.cli.inputs import open_folder
 from smoothscore.experiments import EXPERIMENTS, Result
 
 _MOST_ROWS = 40  # in the terminal; the files hold all
@@ -24,9 +23,7 @@ def run(name: str, args: Sequence[str]) -> None:
     parsed = parser.parse_args(list(args))
     experiment = parsed.subcommand
     options = parser.instantiate(parsed)[experiment]
-    out = Path(options.pop("out") or Path("runs") / "analyze")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: name a folder, which is made where there is none.")
+    out = open_folder(options.pop("out"))
     options.pop("config", None)
     result = EXPERIMENTS[experiment](**options.as_dict())
     files = result.write(out, options=_plain(parsed[experiment]))
@@ -52,23 +49,14 @@ def _parser(name: str) -> ArgumentParser:
         summary = description.splitlines()[0]
         command = ArgumentParser(description=description)
         command.add_argument("--config", action="config", help="options from a YAML file")
-        command.add_argument("--out", type=str | None, help="folder of the files; runs/analyze by default")
+        command.add_argument("--out", type=str, default="runs/analyze", help="folder of the files")
         command.add_function_arguments(experiment, as_positional=True)
         commands.add_subcommand(key, command, help=summary)
     return parser
 
 
-class _Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Keeps the paragraphs of a description, and of a thousand known modules names those that are extractors."""
-
-    def _expand_help(self, action: Action) -> str:
-        text = super()._expand_help(action)
-        known = re.search(r"known subclasses: (torch\.nn\.Module,[^)]*)", text)
-        if known is None:
-            return text
-        own = {f"smoothscore.neighbors.{one.__name__}" for one in smoothscore.neighbors.Extractor.__subclasses__()}
-        extractors = [name for name in known[1].split(", ") if name in own]
-        return text.replace(known[1], f"{', '.join(extractors)}, and any torch.nn.Module")
+class _Formatter(OwnExtractors, RawDescriptionHelpFormatter):
+    """Keeps the paragraphs of a description too."""
 
 
 def _print(result: Result) -> None:

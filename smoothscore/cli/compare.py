@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from jsonargparse import ArgumentParser
 from rich.console import Console
 from torch import nn
 
 import smoothscore.neighbors  # noqa: F401  # imported, so that --extractor takes short names
+from smoothscore.cli.help import OwnExtractors
+from smoothscore.cli.inputs import open_device, open_folder
 from smoothscore.errors import UserError
 from smoothscore.report import compare_runs, write_frontier, write_page
 
@@ -20,13 +21,11 @@ def run(name: str, args: Sequence[str]) -> None:
     for option in ("seeds", "pairs"):
         if options[option] < 1:
             raise UserError(f"--{option} is {options[option]}, but at least one has to be shown.")
-    out = Path(options.out)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: name a folder, which is made where there is none.")
+    out = open_folder(options.out)
     comparison = compare_runs(
         [Path(folder) for folder in options.runs],
         extractor=options.extractor,
-        device=_device(options.device),
+        device=open_device(options.device),
         sort=options.sort,
     )
     console = Console()
@@ -43,6 +42,7 @@ def run(name: str, args: Sequence[str]) -> None:
 def _parser(name: str) -> ArgumentParser:
     parser = ArgumentParser(
         prog=f"smoothscore {name}",
+        formatter_class=OwnExtractors,
         description="Measure the samples of several runs alike and set them side by side, with held-out images as "
         "control. Each run folder holds config.yaml, metrics.csv and samples.npz, as `smoothscore fit` leaves it. Runs "
         "that differ only in seeds are one point of the frontier of memorized share against Fréchet distance.",
@@ -66,12 +66,3 @@ def _parser(name: str) -> ArgumentParser:
     parser.add_argument("--pairs", type=int, default=15, metavar="N", help="nearest pairs shown per run and space")
     parser.add_argument("--device", metavar="NAME", help="cpu or cuda; without it cuda where there is one")
     return parser
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name} cannot be used ({str(error).splitlines()[0]}): try --device cpu.") from error

@@ -6,6 +6,7 @@ from jsonargparse import ArgumentParser
 from torch import nn
 
 import smoothscore.neighbors  # noqa: F401  # imported, so that class_path takes short names
+from smoothscore.cli.help import OwnExtractors
 from smoothscore.cli.inputs import open_device, open_folder, open_train
 from smoothscore.data import ImageDataModule
 from smoothscore.data.base import default_cache_dir
@@ -57,6 +58,7 @@ _KINDS = {"exact": "exact", "pixels": "near in pixels", "features": "near in fea
 def _parser(name: str) -> ArgumentParser:
     parser = ArgumentParser(
         prog=f"smoothscore {name}",
+        formatter_class=OwnExtractors,
         description="Find the images of a training set that repeat others, exactly or nearly, in pixels and in "
         "features. Writes duplicates.csv, duplicates.json, duplicates.html to look at, and exclude.json (and .csv), "
         "which data modules take as `exclude`: the first image of each cluster stays.",

@@ -9,6 +9,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 import smoothscore.data  # noqa: F401  # imported, so that class_path takes short names
+from smoothscore.cli.inputs import open_folder
 from smoothscore.data.samples import write_atomically
 from smoothscore.errors import UserError
 from smoothscore.modules.checkpoint import build_module, load_trained
@@ -39,7 +40,7 @@ def run(name: str, args: Sequence[str]) -> None:
 
 
 def _export(options: Namespace) -> None:
-    out = _folder(options.out)
+    out = open_folder(options.out)
     if options.raw and options.decay is not None:
         raise UserError("--raw and --decay ask for different weights: give one of them.")
     average = not options.raw if options.decay is None else options.decay
@@ -49,7 +50,7 @@ def _export(options: Namespace) -> None:
 
 
 def _import(options: Namespace) -> None:
-    out = _folder(options.out)
+    out = open_folder(options.out)
     network = {**PRESETS[options.preset], **(options.network or {})}
     network["embedding"] = "positional" if options.discrete else "fourier"
     model = {
@@ -68,12 +69,6 @@ def _import(options: Namespace) -> None:
     text = "# A fragment: the model of an imported checkpoint.\n" + yaml.safe_dump(model, sort_keys=False)
     write_atomically(out / "model.yaml", text.encode())
     print(f"{out / 'model.ckpt'}\n{out / 'model.yaml'}")
-
-
-def _folder(name: str) -> Path:
-    if Path(name).exists() and not Path(name).is_dir():
-        raise UserError(f"--out {name} is a file: name a folder, which is made where there is none.")
-    return Path(name)
 
 
 def _figures(checkpoint: Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ from torch import nn
 
 import smoothscore.neighbors
 import smoothscore.samplers  # noqa: F401  # both imported, so that class_path takes short names
+from smoothscore.cli.help import OwnExtractors
 from smoothscore.cli.inputs import open_device, open_folder, open_train
 from smoothscore.data import ImageDataModule
 from smoothscore.data.base import default_cache_dir
@@ -99,6 +100,7 @@ def _open(options: Namespace, state: Path) -> tuple[Images, Images]:
 def _parser(name: str) -> ArgumentParser:
     parser = ArgumentParser(
         prog=f"smoothscore {name}",
+        formatter_class=OwnExtractors,
         description="Find the samples of a model, any model, that are copies of training images: first by pixels "
         "(nearest image much nearer than the next ones), then by features. Writes pairs.csv, training_images.csv, "
         "extraction.json, grids/*.png and review.html, on which a person decides. A run that was killed goes on when "

@@ -9,11 +9,10 @@ from torchmetrics import MeanMetric, Metric
 
 from smoothscore.functional.calibrated import calibrated_distance
 from smoothscore.functional.frechet import FrechetReference, frechet_bias
-from smoothscore.functional.memorization import MemorizationReport
 from smoothscore.metrics.copies import LEAST_HELD_OUT, Copies
 from smoothscore.metrics.features import QUICK, FeatureMeasures, check_measures
 from smoothscore.metrics.frechet import FrechetDistance
-from smoothscore.metrics.memorization import Memorization
+from smoothscore.metrics.memorization import Memorization, memorization_figures
 
 _NEIGHBORS = 50  # of the calibrated distance, or all training images where there are fewer
 
@@ -111,9 +110,9 @@ class GeneratedImages(nn.Module):
         warning.
         """
         report = self.memorization.report()
-        figures = {f"memorization/{key}": value for key, value in _memorization_figures(report).items()}
+        figures = {f"memorization/{key}": value for key, value in memorization_figures(report).items()}
         if self.feature_memorization is not None:
-            among = _memorization_figures(self.feature_memorization.report())
+            among = memorization_figures(self.feature_memorization.report())
             figures |= {f"memorization/features_{key}_{self.name}": value for key, value in among.items()}
         values = {name: torch.tensor(value) for name, value in figures.items()}
         if self.calibrated is not None:
@@ -166,23 +165,6 @@ class GeneratedImages(nn.Module):
                 stacklevel=2,
             )
         return self._bias[samples]
-
-
-def _memorization_figures(report: MemorizationReport) -> dict[str, float]:
-    figures = {
-        "fraction": report.fraction,
-        "low": report.interval[0],
-        "high": report.interval[1],
-        "below_third": report.counts[0] / len(report.ratio),
-        "below_half": report.counts[1] / len(report.ratio),
-        "mean_ratio": report.mean,
-        "min_ratio": report.minimum,
-    }
-    if report.control is not None and report.difference is not None and report.difference_interval is not None:
-        figures["held_out"] = report.control.fraction
-        figures["difference"] = report.difference
-        figures["difference_low"], figures["difference_high"] = report.difference_interval
-    return figures
 
 
 def _of_distinct(images: Tensor, features: Tensor) -> Tensor:

@@ -87,3 +87,24 @@ class Memorization(PerSample):
 
     def _report(self) -> MemorizationReport:
         return self._summarize(Match(**self._columns()), control=self.control)
+
+
+def memorization_figures(report: MemorizationReport) -> dict[str, float]:
+    """The figures of a report that trainings log: shares, their interval, and those of the control where there is one.
+
+    The shares below 1/3 and 1/2 are those of the first two of the sweep's default thresholds.
+    """
+    figures = {
+        "fraction": report.fraction,
+        "low": report.interval[0],
+        "high": report.interval[1],
+        "below_third": report.counts[0] / len(report.ratio),
+        "below_half": report.counts[1] / len(report.ratio),
+        "mean_ratio": report.mean,
+        "min_ratio": report.minimum,
+    }
+    if report.control is not None and report.difference is not None and report.difference_interval is not None:
+        figures["held_out"] = report.control.fraction
+        figures["difference"] = report.difference
+        figures["difference_low"], figures["difference_high"] = report.difference_interval
+    return figures

@@ -9,6 +9,7 @@ from torch import nn
 
 from smoothscore.distances import decode
 from smoothscore.functional import MemorizationReport
+from smoothscore.metrics.memorization import memorization_figures
 from smoothscore.neighbors import Pixels, extractor_name
 from smoothscore.report.columns import columns
 from smoothscore.report.measure import DataSet, MeasuredRun, measure_images, measure_runs
@@ -163,21 +164,22 @@ def _logged_values(
     return values
 
 
+_MEMORIZED = {
+    "fraction": "memorized",
+    "low": "memorized_low",
+    "high": "memorized_high",
+    "difference": "excess",
+    "difference_low": "excess_low",
+    "difference_high": "excess_high",
+    **{name: name for name in ("below_third", "below_half", "mean_ratio", "min_ratio")},
+}
+
+
 def _memorization_values(
     report: MemorizationReport, features: MemorizationReport, extractor: str
 ) -> dict[str, float | None]:
-    values: dict[str, float | None] = {
-        "memorized": report.fraction,
-        "memorized_low": report.interval[0],
-        "memorized_high": report.interval[1],
-        "below_third": report.counts[0] / len(report.ratio),
-        "below_half": report.counts[1] / len(report.ratio),
-        "mean_ratio": report.mean,
-        "min_ratio": report.minimum,
-    }
-    if report.difference_interval is not None:
-        values["excess"] = report.difference
-        values["excess_low"], values["excess_high"] = report.difference_interval
+    figures = memorization_figures(report)
+    values: dict[str, float | None] = {key: figures[name] for name, key in _MEMORIZED.items() if name in figures}
     if extractor != "pixels":
         key = f"memorized_{extractor}"
         values |= {key: features.fraction, f"{key}_low": features.interval[0], f"{key}_high": features.interval[1]}

@@ -8,25 +8,15 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from smoothscore.cli import main
-from smoothscore.data import Emoji, ImageDataModule
-from smoothscore.data.images import ImageSet, Split
+from smoothscore.data import Emoji
 from smoothscore.distances import Centers
 from smoothscore.errors import UserError
 from smoothscore.experiments import advise
 from smoothscore.experiments.blends import blends
 from smoothscore.experiments.neighborhoods import Neighborhoods
 from smoothscore.modules import ScoreModule, TemperatureSmoothed
+from tests.experiments.given import Given
 from tests.oracle.effective import temperature_oracle
-
-
-class Given(ImageDataModule):
-    def __init__(self, pixels):
-        super().__init__(image_size=pixels.shape[-1])
-        self.pixels = pixels
-
-    def read(self):
-        images = ImageSet(self.pixels, torch.zeros(len(self.pixels), dtype=torch.int64))
-        return Split(images, images)
 
 
 def small(num_train=60):

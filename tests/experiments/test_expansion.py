@@ -7,22 +7,12 @@ import torch
 from torch import nn
 
 from smoothscore.cli import main
-from smoothscore.data import Emoji, ImageDataModule
-from smoothscore.data.images import ImageSet, Split
+from smoothscore.data import Emoji
 from smoothscore.errors import UserError
 from smoothscore.experiments import expansion
 from smoothscore.functional import expansion_points, nearest_pairs
 from smoothscore.modules import NoiseConditioned
-
-
-class Given(ImageDataModule):
-    def __init__(self, pixels):
-        super().__init__(image_size=pixels.shape[-1])
-        self.pixels = pixels
-
-    def read(self):
-        images = ImageSet(self.pixels, torch.zeros(len(self.pixels), dtype=torch.int64))
-        return Split(images, images)
+from tests.experiments.given import Given
 
 
 def small():
