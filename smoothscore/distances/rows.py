@@ -19,9 +19,7 @@ class Sum(NamedTuple):
     """A way to sum over centers."""
 
     digits: int  # of the weights, which bytes multiply; 0: in floating point
-    block: int = (
-        0  # centers summed inside one product of floating point; 4096 are 12 % faster than 1024, and less exact
-    )
+    block: int = 0  # centers inside one product of floating point: 4096 are 12 % faster than 1024, and less exact
 
 
 FLOATING = Sum(0, 1024)

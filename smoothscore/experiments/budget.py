@@ -21,7 +21,7 @@ _COLUMNS = ("kind", "sampler", "budget", "nfe", "frechet_train", "frechet_test",
             "memorized_high", "failed", "images", "sigma", "spread", "searched", "projected", "searched_error",
             "projected_error", "network_ms", "projected_ms", "searched_ms")  # fmt: skip
 _WITHIN = 1.05  # of the reference's Fréchet distance
-_FLOWS = ("flow, Euler", "Heun", "multistep")
+_FLOWS = ("flow, Euler", "flow, rk45", "Heun", "multistep")
 
 
 def budget(
@@ -46,7 +46,7 @@ def budget(
 
     Args:
         budgets: evaluations, each at least 4; a sampler of several per level takes the next smaller number of whole
-            levels, two at least.
+            levels, two at least, and rk45 what the tolerance (18/budget)³ asks for. The column nfe says what was taken.
         checkpoint: a trained network.
         data: training images and held-out ones; the checkpoint's own, or 60 emoji at 16×16, by default.
         names: of the samplers; all of them by default.
@@ -152,7 +152,11 @@ def _figure(rows: list[Row], estimates: list[Row], reference: int, features: str
     figure, ((distance, share), (estimate, legend)) = new_figure(2, 2, height=2.6)
     for number, name in enumerate(dict.fromkeys(row["sampler"] for row in rows)):
         part = [row for row in rows if row["sampler"] == name and row["failed"] is None]
-        style = {"color": f"C{number % 7}", "marker": _MARKS[number % 7], "linestyle": "-" if number < 7 else "--"}
+        style = {
+            "color": f"C{number % 7}",
+            "marker": _MARKS[number % 7],
+            "linestyle": ("-", "--", ":")[number // 7 % 3],
+        }
         nfe = [row["nfe"] for row in part]
         distance.plot(nfe, [row["frechet_test"] for row in part], **style)
         share.plot(nfe, [row["memorized"] for row in part], **style)

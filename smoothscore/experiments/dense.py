@@ -11,14 +11,7 @@ from tqdm import tqdm
 from smoothscore.data import Emoji, ImageDataModule
 from smoothscore.distances import decode
 from smoothscore.errors import UserError
-from smoothscore.experiments.base import (
-    Finding,
-    Result,
-    Row,
-    check_positive,
-    new_figure,
-    paper_style,
-)
+from smoothscore.experiments.base import Finding, Result, Row, check_positive, new_figure, paper_style
 from smoothscore.experiments.detection import LABELS, LEVEL, NEW, Detectors, line, spaces_of, take
 from smoothscore.functional.rows import unique_rows
 from smoothscore.neighbors import EfficientNetLite0

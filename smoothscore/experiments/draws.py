@@ -45,15 +45,32 @@ def _kept_level(budget: int) -> PredictorCorrector:
     return _corrected(budget, corrector_steps=2, predictor="ancestral", corrector="ornstein_uhlenbeck", snr=0.6)
 
 
+def _annealed(budget: int) -> PredictorCorrector:
+    return PredictorCorrector(
+        max(2, (budget - 1) // 3), predictor="none", corrector="annealed_langevin", corrector_steps=3
+    )
+
+
+def _adaptive(budget: int) -> ProbabilityFlow:
+    """A tolerance that takes about as many with blind networks; how many is up to the score."""
+    tolerance = (18 / budget) ** 3
+    return ProbabilityFlow(2, method="rk45", rtol=tolerance, atol=tolerance)
+
+
 SAMPLERS: dict[str, Callable[[int], Sampler]] = {
     REFERENCE: _corrected,
     "ODE (PC)": lambda n: _corrected(n, predictor="probability_flow"),
+    "reverse diffusion": lambda n: PredictorCorrector(n, corrector_steps=0),
+    "Euler-Maruyama": lambda n: PredictorCorrector(n, predictor="euler_maruyama", corrector_steps=0),
     "ancestral": lambda n: PredictorCorrector(n, predictor="ancestral", corrector_steps=0),
+    "annealed Langevin": _annealed,
     "flow, Euler": ProbabilityFlow,
+    "flow, rk45": _adaptive,
     "Heun": lambda n: Heun(max(2, (n + 1) // 2)),
     "multistep": DPMSolver,
     SEARCHING: lambda n: ActualNoise(steps=n),
     "actual noise, score": lambda n: ActualNoise(steps=n, noise="score"),
+    "actual noise, schedule, then score": lambda n: ActualNoise(steps=n, noise="score", schedule_until=1.0),
     "actual noise, score, churn": lambda n: ActualNoise(steps=n, noise="score", churn=1.0),
     "gradient ascent": lambda n: GradientAscent(eta=1.0, max_steps=n, step="barzilai_borwein"),
     "multistep, clipped": lambda n: ClipDenoised(DPMSolver(n)),
@@ -61,7 +78,10 @@ SAMPLERS: dict[str, Callable[[int], Sampler]] = {
     "PC, OU": _kept_level,
     RECOMMENDED: lambda n: ClipDenoised(_kept_level(n)),
 }
-"""From a number of evaluations to a sampler of as many, or of the next smaller number of whole levels, two at least."""
+"""From a number of evaluations to a sampler of as many, or of the next smaller number of whole levels, two at least.
+
+rk45 alone finds its own number, by its tolerance.
+"""
 
 
 class Model(NamedTuple):

@@ -63,6 +63,9 @@ def test_every_sampler_takes_the_evaluations_it_is_given():
                 sampler.sample(model.score, (2, 3, 8, 8), [0, 1])
         else:
             sampler.sample(model.score, (2, 3, 8, 8), [0, 1])
+        if name == "flow, rk45":
+            assert sampler.nfe % 6 == 2, name  # a start, whole tries, and the last step
+            continue
         assert sampler.nfe <= 20, name
         assert sampler.nfe >= 18 or name == "gradient ascent", name  # which ends when σ* is small
 

@@ -183,6 +183,12 @@ def test_planted_copies_are_found_counted_and_named(images):
     assert copies.p_value == copies.label_p_value == 1e-4
 
 
+def test_copies_of_held_out_images_speak_for_no_training(images):
+    held_out = images[500:900]
+    for copied in (held_out[:1], held_out[-1:], held_out):
+        assert excess_copies(copied, images[:500], held_out).label_p_value == 1
+
+
 def test_twins_in_the_training_set_hide_a_copy_from_the_ratio_only(images):
     generator = torch.Generator().manual_seed(0)
     one = images[:400]
@@ -238,6 +244,8 @@ def test_marked_sum_test_equals_the_enumeration_of_all_marks():
         expected = sum(value >= found for value in every) / len(every)
         assert marked_sum_test(amount, torch.tensor(marked), num_marked, total) == pytest.approx(expected, abs=0.02)
     assert marked_sum_test(amount[:0], torch.zeros(0, dtype=torch.bool), 3, 7) == 1
+    alone = marked_sum_test(amount[:1], torch.tensor([True]), num_marked, total)
+    assert alone == pytest.approx(num_marked / total, abs=0.02)  # else it has no mark, and the sum is 0
 
 
 def test_conformal_p_values_and_false_discovery_by_hand():
