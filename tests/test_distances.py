@@ -119,6 +119,28 @@ def test_screening_error_stays_within_its_bound(
     assert dtype == torch.float64 or kind == "offset" or (query.slack <= 1000 * largest).all()
 
 
+@pytest.mark.parametrize("bytewise", [True, False])
+@pytest.mark.parametrize("power", [1, 30])
+def test_weighted_sums_stay_within_their_bound(
+    emoji: Tensor, monkeypatch: pytest.MonkeyPatch, bytewise: bool, power: int
+) -> None:
+    monkeypatch.setattr(rows, "multiplies_bytes", lambda device: bytewise)
+    monkeypatch.setattr(rows, "_LEAST_BYTES", 1)
+    centred = rows.CentredRows(emoji, keep=2**30)
+    weights = torch.rand(6, len(emoji), generator=torch.manual_seed(0)) ** power
+    weights /= weights.sum(1, keepdim=True)
+    difference = (emoji.float() / 255).double().flatten(1) - centred.middle.double()
+    truth, far = weights.double() @ difference, weights.double() @ difference.norm(dim=1)
+    before = torch.full((6,), torch.inf, dtype=torch.float64)
+    ways = centred.sums(torch.device("cpu"))
+    assert all((way.digits > 0) == bytewise for way in ways)
+    for way in ways:
+        bound = centred.sum_error(way, weights, None, far)
+        assert bool(((centred.weighted_sum(weights, way=way) - truth).norm(dim=1) <= bound).all())
+        assert bool((bound < before).all())
+        before = bound
+
+
 def test_settled_distances_are_float64(emoji: Tensor) -> None:
     centers = Centers(emoji)
     x = emoji[:4].float() / 255 + 1e-6

@@ -54,6 +54,14 @@ def test_the_goal_is_judged_by_the_rows(result):
     assert flows.held == (found["multistep", 6] > 1.05 * found[REFERENCE, 12])
 
 
+def test_a_goal_that_is_missed_is_said_to_be(monkeypatch):
+    monkeypatch.setitem(SAMPLERS, RECOMMENDED, lambda n: ProbabilityFlow(2))
+    result = budget((6,), data=small(), extractor=Pixels(), **OPTIONS)
+    found = {(row["sampler"], row["budget"]): row["frechet_test"] for row in result.rows if row["kind"] == "budget"}
+    assert found[RECOMMENDED, 6] > 1.05 * found[REFERENCE, 12]
+    assert result.findings[0].held is False
+
+
 def test_every_sampler_takes_the_evaluations_it_is_given():
     model = open_model(None, small())
     for name, make in SAMPLERS.items():
@@ -80,6 +88,9 @@ def test_kept_samples_are_read_and_not_drawn_again(result, tmp_path, monkeypatch
             assert one == other == plain
     with pytest.raises(UserError, match="seed"):
         budget((6, 9), **options | {"seed": 4})
+    monkeypatch.setitem(SAMPLERS, REFERENCE, lambda n: PredictorCorrector(n // 2, snr=0.2))
+    with pytest.raises(UserError, match="work for other sampler"):
+        budget((6, 9), **options)
 
 
 def test_a_walk_that_leaves_the_finite_numbers_is_a_row_that_says_where(monkeypatch):

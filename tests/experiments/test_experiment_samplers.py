@@ -9,7 +9,7 @@ from smoothscore.cli import main
 from smoothscore.errors import UserError
 from smoothscore.experiments import samplers
 from smoothscore.experiments.mixtures import Mixture
-from smoothscore.experiments.single import BlindNetwork, walks_to_one
+from smoothscore.experiments.single import BlindNetwork, on_residuals, walks_to_one
 from smoothscore.samplers import PredictorCorrector
 from smoothscore.schedules import log_uniform
 from smoothscore.score import Conditioned, Unconditioned
@@ -42,6 +42,8 @@ def test_the_mixture_has_the_moments_of_its_draws():
     assert mean < 0.004
     assert covariance < 0.02
     assert ratio == pytest.approx(1, abs=5 * math.sqrt(2 / (6 * 200_000)))
+    wide = Mixture(mixture.means, mixture.weights, 0.5)
+    assert wide.errors(wide.draw(200_000, torch.Generator().manual_seed(0)))[1] < 0.02
     wider = Mixture(mixture.means, mixture.weights, 0.06).draw(50_000, torch.Generator().manual_seed(0))
     assert mixture.errors(wider)[2] == pytest.approx(1.44, abs=0.02)
     limits = [mixture.sampling_error(count, 60, 0.9, seed=0) for count in (100, 400)]
@@ -93,6 +95,13 @@ def test_flow_and_sde_of_the_exact_score_follow_the_recursions(walks):
         expected = walk.sigma_star[step + 1].square()
         # 2 (1 − β) σ* √Δ ⟨r, z⟩/d is what chance adds, √d = 55
         assert float(expected.mean() / star_expected.mean()) == pytest.approx(1, abs=0.04)
+    for name, chance in (("flow", 1e-3), ("SDE", 0.05)):  # 0.05: five standard deviations over four paths
+        walk = found["exact", name]
+        size = walk.sigma_star[1:-1].square().mean(1).sqrt()
+        torch.testing.assert_close(walk.predicted[:-1], size, rtol=chance, atol=0)
+    large, growth = on_residuals(list(found.values()), 0.01)[:2]
+    assert large.held
+    assert growth.held
 
 
 def test_a_blind_network_stays_on_the_schedule_only_with_the_corrector_that_keeps_the_level(walks):
