@@ -11,7 +11,7 @@ from smoothscore.data import Emoji
 from smoothscore.errors import UserError
 from smoothscore.experiments import dense
 from smoothscore.experiments.dense import KINDS, _dealt, _Sizes, _varied
-from smoothscore.experiments.detection import LABELS, NEW, Detectors
+from smoothscore.experiments.detection import LABELS, LEVEL, NEW, Detectors
 from smoothscore.neighbors import Pixels
 
 SMALL = {"extractor": Pixels(), "num_images": 60, "num_held_out": 90, "num_samples": 60, "num_splits": 1, "share": 0.2}
@@ -61,6 +61,8 @@ def test_figures_equal_brute_force_on_what_was_dealt(monkeypatch):
             assert row["fresh_ratio"] == pytest.approx(float(of_fresh.median()), rel=1e-4)
             assert row["caught"] == pytest.approx(float((ratio < 2 / 3).double().mean()))
             assert row["false_caught"] == pytest.approx(float((of_fresh < 2 / 3).double().mean()))
+        for verdict in one.judge([(Detectors.look(one, {"pixels": fresh}), slice(None))]):
+            assert rows[kind, count, 0.04, verdict.detector]["false_alarm"] == (verdict.p_value <= LEVEL)
         assert rows[kind, count, 0.001, NEW]["caught"] == rows[kind, count, 0.001, NEW]["power"] == 1
         assert rows[kind, count, 0.04, LABELS]["caught"] is None
     # Twins hide a copy: the more variants of its source are trained on, the less nearer it is to its own.

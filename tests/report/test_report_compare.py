@@ -6,6 +6,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ from smoothscore.functional import (
 )
 from smoothscore.metrics import MEASURES, GeneratedImages
 from smoothscore.report import Table, compare_runs
-from smoothscore.report.measure import measure_images
+from smoothscore.report.measure import _digest, measure_images
 from smoothscore.report.pictures import feature_pairs, grade, pixel_pairs
 from smoothscore.report.table import Column, Row
 
@@ -283,6 +284,16 @@ def test_runs_on_other_images_get_their_own_control(tmp_path, data):
     expected = memorization_report(split.test.pixels, split.train.pixels)
     assert comparison.table.rows[4].values["mean_ratio"] == pytest.approx(expected.mean)
     assert any("different images" in note for note in comparison.table.notes)
+
+
+def test_runs_are_on_the_same_images_if_all_of_them_are(data):
+    sides = {"train": data.train, "test": data.test}
+    same = _digest(SimpleNamespace(**sides))
+    assert same == _digest(emoji16())
+    for name, images in sides.items():
+        for part in ("pixels", "labels"):
+            changed = images._replace(**{part: getattr(images, part) ^ 1})
+            assert _digest(SimpleNamespace(**sides | {name: changed})) != same
 
 
 def test_pairs_are_sorted_and_named_by_their_training_rows(runs, data):
