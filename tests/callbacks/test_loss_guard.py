@@ -162,6 +162,19 @@ def test_one_of_the_accumulated_batches_is_enough(tmp_path):
     assert [record["step"] for record in records(tmp_path)] == [2]
 
 
+def test_accumulated_batches_are_judged_by_their_own_losses(tmp_path):
+    class Noted(Spoiled):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            self.losses = [*getattr(self, "losses", []), loss.item()]
+            return loss
+
+    module, guard = Noted(), LossGuard()
+    fit(tmp_path, module, guard, 2, accumulate_grad_batches=3, every=100)
+    assert len(module.losses) == 6
+    assert guard.state_dict()["usual"] == pytest.approx(module.losses)
+
+
 def test_a_resumed_run_knows_what_is_usual(tmp_path):
     fit(tmp_path, Spoiled(), LossGuard("skip"), 25, every=25)
     guard = LossGuard("skip", factor=500.0)

@@ -139,6 +139,8 @@ def test_churn_keeps_the_share_of_noise_and_forgets_where_it_came_from():
         levels[churn] = torch.stack([residual(x) for x in trajectory.states[:-1]]) / math.sqrt(DIM)
         first, later = ((trajectory.states[n] - 0.5).flatten(1) for n in (0, 10))
         ends[churn] = torch.cosine_similarity(first, later, dim=1).mean()
+        last = [(x - 0.5).flatten(1) for x in trajectory.states[-2:]]
+        torch.testing.assert_close(torch.cosine_similarity(*last, dim=1), torch.ones(64))  # no fresh noise at the end
     for level in levels.values():  # ρ of the noise is left after every step, whatever of it is fresh
         ratio = level[1:].square().mean(1) / level[:-1].square().mean(1)
         torch.testing.assert_close(ratio, torch.full_like(ratio, 0.7**2), rtol=0.05, atol=0)
