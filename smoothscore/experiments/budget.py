@@ -149,7 +149,7 @@ _MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
 @paper_style()
 def _figure(rows: list[Row], estimates: list[Row], reference: int, features: str) -> Figure:
-    figure, ((distance, share), (estimate, legend)) = new_figure(2, 2, height=2.6)
+    figure, ((distance, share, estimate),) = new_figure(3, height=3.6, width=11)
     for number, name in enumerate(dict.fromkeys(row["sampler"] for row in rows)):
         part = [row for row in rows if row["sampler"] == name and row["failed"] is None]
         style = {
@@ -158,14 +158,13 @@ def _figure(rows: list[Row], estimates: list[Row], reference: int, features: str
             "linestyle": ("-", "--", ":")[number // 7 % 3],
         }
         nfe = [row["nfe"] for row in part]
-        distance.plot(nfe, [row["frechet_test"] for row in part], **style)
+        distance.plot(nfe, [row["frechet_test"] for row in part], label=name, **style)
         share.plot(nfe, [row["memorized"] for row in part], **style)
-        legend.plot([], [], label=name, **style)
     base = _at(rows, REFERENCE, reference)
     if base is not None and base["frechet_test"] is not None:
-        distance.axhspan(base["frechet_test"], _WITHIN * base["frechet_test"], color="0.85", zorder=0)
+        band = base["frechet_test"], _WITHIN * base["frechet_test"]
+        distance.axhspan(*band, color="0.85", zorder=0, label=f"5 % above {REFERENCE} at {reference}")
         distance.axhline(base["frechet_test"], color="0.5", linewidth=0.8, zorder=0)
-        legend.fill_between([], [], [], color="0.85", label=f"5 % above {REFERENCE} at {reference}")
     distance.set(
         xscale="log", yscale="log", xlabel="evaluations", title=f"Fréchet distance to held-out images ({features})"
     )
@@ -183,6 +182,5 @@ def _figure(rows: list[Row], estimates: list[Row], reference: int, features: str
     estimate.axvline(estimates[0]["spread"], color="0.5", linestyle=":", linewidth=0.8, label="images' spread")
     estimate.set(xscale="log", yscale="log", xlabel="σ", title="estimated noise level over σ, median")
     estimate.legend()
-    legend.axis("off")
-    legend.legend(loc="center", ncols=1)
+    figure.legend(*distance.get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure
