@@ -53,7 +53,7 @@ test: setup  ## run the tests
 
 test-long: setup  ## run the tests in their full form, and count what was survived in docs/results/robustness.md
 	rm -f docs/results/robustness.json
-	$(BIN)/pytest -m 'slow or not slow' --tally docs/results/robustness.md
+	$(BIN)/pytest tests -m 'slow or not slow' --tally docs/results/robustness.md
 
 lint: setup  ## style, types, and the layers
 	$(BIN)/ruff check .
