@@ -1,6 +1,9 @@
 """What the documentation shows is run as it stands."""
 
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,3 +35,11 @@ def test_every_page_of_the_navigation_exists():
     pages = re.findall(r": ([\w/]+\.md)", (ROOT / "mkdocs.yml").read_text())
     assert pages
     assert all((ROOT / "docs" / page).is_file() for page in pages)
+
+
+def test_the_long_tests_start_with_their_page():
+    """pytest takes a page that stands alone for the tests to run, and then knows nothing of --tally."""
+    printed = subprocess.run(["make", "-n", "test-long"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (line,) = [line for line in printed.splitlines() if "--tally" in line]
+    command = [sys.executable, "-m", "pytest", *shlex.split(line)[1:], "--help"]
+    assert "--tally=PAGE" in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
