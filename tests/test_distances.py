@@ -1,4 +1,4 @@
-"""Nearest neighbours and the screening bound against float64 brute force."""
+"""Nearest neighbors and the screening bound against float64 brute force."""
 
 import pytest
 import torch
@@ -126,17 +126,17 @@ def test_weighted_sums_stay_within_their_bound(
 ) -> None:
     monkeypatch.setattr(rows, "multiplies_bytes", lambda device: bytewise)
     monkeypatch.setattr(rows, "_LEAST_BYTES", 1)
-    centred = rows.CentredRows(emoji, keep=2**30)
+    centered = rows.CenteredRows(emoji, keep=2**30)
     weights = torch.rand(6, len(emoji), generator=torch.manual_seed(0)) ** power
     weights /= weights.sum(1, keepdim=True)
-    difference = (emoji.float() / 255).double().flatten(1) - centred.middle.double()
+    difference = (emoji.float() / 255).double().flatten(1) - centered.middle.double()
     truth, far = weights.double() @ difference, weights.double() @ difference.norm(dim=1)
     before = torch.full((6,), torch.inf, dtype=torch.float64)
-    ways = centred.sums(torch.device("cpu"))
+    ways = centered.sums(torch.device("cpu"))
     assert all((way.digits > 0) == bytewise for way in ways)
     for way in ways:
-        bound = centred.sum_error(way, weights, None, far)
-        assert bool(((centred.weighted_sum(weights, way=way) - truth).norm(dim=1) <= bound).all())
+        bound = centered.sum_error(way, weights, None, far)
+        assert bool(((centered.weighted_sum(weights, way=way) - truth).norm(dim=1) <= bound).all())
         assert bool((bound < before).all())
         before = bound
 
@@ -167,6 +167,6 @@ def test_bad_input_names_the_culprit(emoji: Tensor) -> None:
         nearest(data, data[:0])
 
 
-def test_no_queries_give_no_neighbours(emoji: Tensor) -> None:
+def test_no_queries_give_no_neighbors(emoji: Tensor) -> None:
     found = nearest(emoji[:0], emoji, 2)
     assert found.distance.shape == found.index.shape == (0, 2)

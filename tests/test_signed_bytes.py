@@ -13,7 +13,7 @@ def images(emoji: Tensor) -> Tensor:
     return emoji[:300].flatten(1)
 
 
-def centred(images: Tensor) -> Tensor:
+def centered(images: Tensor) -> Tensor:
     return (images.double() - 128) / 255
 
 
@@ -55,10 +55,10 @@ def test_weighted_sums_are_as_near_as_their_digits(
     weights[0], weights[1] = 0, torch.eye(300, dtype=dtype)[7]
     data = SignedBytes.of(images)
     assert data is not None
-    expected = weights.double() @ centred(images)
+    expected = weights.double() @ centered(images)
     found = data.weighted_sum(weights, digits=digits)
-    of_row = weights.double().amax(1) * rounding(digits) * centred(images).norm(dim=1).sum()
-    relative = 2.0**-23 * (weights.double() @ centred(images).norm(dim=1)) * (dtype == torch.float32)
+    of_row = weights.double().amax(1) * rounding(digits) * centered(images).norm(dim=1).sum()
+    relative = 2.0**-23 * (weights.double() @ centered(images).norm(dim=1)) * (dtype == torch.float32)
     assert ((found - expected).norm(dim=1) <= of_row + relative + 1e-12).all()
     assert torch.equal(found[0], torch.zeros(3072, dtype=torch.float64))
     monkeypatch.setattr(signed, "_LONGEST", 128)  # several products

@@ -94,7 +94,7 @@ def _open_array(path: Path, file: Path | io.BytesIO) -> Image.Image:
 def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
     if image.mode == "F":
         image = Image.fromarray(_float_to_uint8(path, np.array(image)))
-    elif image.mode.startswith("I"):  # 16-bit grey, which Pillow opens as I;16 or I
+    elif image.mode.startswith("I"):  # 16-bit gray, which Pillow opens as I;16 or I
         image = Image.fromarray((np.array(image).astype(np.int64) // 257).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))

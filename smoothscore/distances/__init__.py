@@ -1,4 +1,4 @@
-"""Exact nearest neighbours in plain torch: screened by a matrix product, settled in float64."""
+"""Exact nearest neighbors in plain torch: screened by a matrix product, settled in float64."""
 
 from smoothscore.distances.centers import Centers, Nearest, Query, nearest
 from smoothscore.distances.precision import decode, full_precision

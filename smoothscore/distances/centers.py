@@ -1,4 +1,4 @@
-"""Exact nearest neighbours in plain torch: screened by a float32 matrix product, settled in float64.
+"""Exact nearest neighbors in plain torch: screened by a float32 matrix product, settled in float64.
 
 A squared distance from a matrix product, ‖x‖² + ‖μ‖² − 2 x·μ, is fast, but its rounding error outgrows the
 distance itself near a center. So it only says which centers *may* matter: `Centers.screen` comes with a bound
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from smoothscore.distances.precision import decode, full_precision
-from smoothscore.distances.rows import CentredRows, check_rows
+from smoothscore.distances.rows import CenteredRows, check_rows
 from smoothscore.errors import UserError
 
 _PRODUCT_BLOCK = 128  # terms summed inside one product: the error bound grows with it, and BLAS loses 5 % of its pace
@@ -30,8 +30,8 @@ class Query(NamedTuple):
     """Points made ready for screening against one set of centers."""
 
     point: Tensor  # [B, d] float64, for direct differences
-    centred: Tensor  # [B, d] the point minus the centers' middle, in the precision of the screening
-    offset: Tensor  # [B] float64, ‖centred‖², which the screened values leave out
+    centered: Tensor  # [B, d] the point minus the centers' middle, in the precision of the screening
+    offset: Tensor  # [B] float64, ‖centered‖², which the screened values leave out
     slack: Tensor  # [B] float64, bound on |offset + screened − ‖x − μ‖²|, the same for all centers
     rounding: Tensor  # [B] float64, bound on the error of a product with a center, in its norm and float32's rounding
 
@@ -58,10 +58,10 @@ def nearest(x: Tensor, data: Tensor, k: int = 1, *, memory_budget: int = 2**28) 
     return Centers(data, memory_budget=memory_budget).nearest(x, k)
 
 
-class Centers(CentredRows):
+class Centers(CenteredRows):
     """Centers made ready for many queries: screened by a product, settled by direct differences.
 
-    Args, errors: those of `CentredRows`.
+    Args, errors: those of `CenteredRows`.
     """
 
     def query(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Query:
@@ -85,15 +85,15 @@ class Centers(CentredRows):
 
     def ready(self, point: Tensor, dtype: torch.dtype) -> Query:
         """Make points [B, d] that are already decoded and checked ready for `screen` in another precision."""
-        centred = point - self.middle.to(point.device)
-        norm = torch.linalg.vector_norm(centred, dim=1)
+        centered = point - self.middle.to(point.device)
+        norm = torch.linalg.vector_norm(centered, dim=1)
         if self._bytewise(point.device, dtype):
             # seven roundings in float32, and every value off by its share of the largest one
-            rounding = 7 * norm + 1.1 * self.dim**0.5 * centred.abs().amax(1)
+            rounding = 7 * norm + 1.1 * self.dim**0.5 * centered.abs().amax(1)
         else:
             block, blocks = self._blocks()  # inside a block any order of summation; then one addition per block
             rounding = (block + blocks + 4) * norm
-        query = Query(point, centred.to(dtype), norm.square(), norm, rounding)
+        query = Query(point, centered.to(dtype), norm.square(), norm, rounding)
         return query._replace(slack=self.slack(query, self.radius))
 
     def slack(self, query: Query, radius: Tensor | float) -> Tensor:
@@ -102,11 +102,11 @@ class Centers(CentredRows):
         It comes from γ_n Σ|x_i μ_i| ≤ γ_n ‖x‖ ‖μ‖ and is linear in the radius, so that a root mean square of radii
         gives a bound on the root mean square of errors.
         """
-        dtype, norm = query.centred.dtype, query.offset.sqrt()
+        dtype, norm = query.centered.dtype, query.offset.sqrt()
         unit = torch.finfo(dtype).eps / 2
         bytewise = self._bytewise(norm.device, dtype)
         blocks = 1 if bytewise else self._blocks()[1]
-        # roundings of the operands, which for float64 data are relative to the number before centring
+        # roundings of the operands, which for float64 data are relative to the number before centering
         product = 2 * (query.rounding * radius + (1 if bytewise else 4) * norm * self._size)
         start = ((blocks + 4) * self.radius + (2 if bytewise else 4) * self._size) * radius
         norms = 2.0**-53 * (self.dim + 8) * (norm + self.radius) ** 2  # of the offset and of norm_sq, in float64
@@ -123,7 +123,7 @@ class Centers(CentredRows):
         Returns:
             value [B, U] in the query's precision, on the query's device.
         """
-        device, dtype = query.point.device, query.centred.dtype
+        device, dtype = query.point.device, query.centered.dtype
         if self._bytewise(device, dtype):
             assert self.bytes is not None
             product = self.bytes.products(query.point - self.middle, columns)
@@ -131,7 +131,7 @@ class Centers(CentredRows):
             return torch.add(norm_sq.float(), product, alpha=-2, out=product)
         block, _ = self._blocks()
         known = self.norm_sq if columns is None else self.norm_sq[columns.to(self.norm_sq.device)]
-        value = torch.empty(len(query.centred), len(known), dtype=dtype, device=device)
+        value = torch.empty(len(query.centered), len(known), dtype=dtype, device=device)
         for start, rows in self.chunks(device, dtype, columns):
             stop = start + len(rows)
             norm_sq = known[start:stop].to(device) if dtype == torch.float32 else self._norm_sq(rows)
@@ -139,7 +139,7 @@ class Centers(CentredRows):
             with full_precision(device):
                 for first in range(0, self.dim, block):
                     span = slice(first, first + block)
-                    part.addmm_(query.centred[:, span], rows[:, span].T, alpha=-2)
+                    part.addmm_(query.centered[:, span], rows[:, span].T, alpha=-2)
         return value
 
     def differences(self, query: Query, row: Tensor, column: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class Centers(CentredRows):
     def nearest(self, x: Tensor, k: int = 1) -> Nearest:
         """The k nearest centers of every x [B, *S]; see `smoothscore.distances.nearest`."""
         if not 1 <= k <= self.count:
-            raise UserError(f"k = {k} neighbours were asked for among {self.count} images: take 1 ≤ k ≤ {self.count}.")
+            raise UserError(f"k = {k} neighbors were asked for among {self.count} images: take 1 ≤ k ≤ {self.count}.")
         queries = (self.query(part) for part in torch.split(x, self.query_rows(16)))
         found = [self.nearest_among(query, self.screen(query), k) for query in queries]
         distance_sq = torch.cat([part for part, _ in found])

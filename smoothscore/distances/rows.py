@@ -1,4 +1,4 @@
-"""The centers as matrices: centred, in the precision that a product wants, a chunk or a copy at a time."""
+"""The centers as matrices: centered, in the precision that a product wants, a chunk or a copy at a time."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from smoothscore.distances.signed import MIDDLE, MOST_DIGITS, SignedBytes, multi
 from smoothscore.errors import UserError
 
 _LEAST_BYTES = 2**20  # values of the data from which a copy in bytes is worth its while
-_MEAN_ROWS = 1024  # rows that the centring is estimated from: any fixed point is right, a central one is tighter
+_MEAN_ROWS = 1024  # rows that the centering is estimated from: any fixed point is right, a central one is tighter
 _LARGEST_NORM = 1e15  # squares stay far from float32's overflow
 
 
@@ -26,13 +26,13 @@ FLOATING = Sum(0, 1024)
 SUM_ERROR = (FLOATING.block + 4) * 2.0**-24  # relative to Σ_j |w_j| ‖μ_j − middle‖
 
 
-class CentredRows:
+class CenteredRows:
     """Centers less their middle; norms and middle are computed once.
 
     Args:
         data: centers [M, *S], float, or uint8 meaning value/255; on any device. It is held by reference.
         memory_budget: bytes of working memory that a call may use beyond its arguments and answer.
-        keep: bytes that a centred copy of the data may take: of 8-bit images one in bytes, where the device multiplies
+        keep: bytes that a centered copy of the data may take: of 8-bit images one in bytes, where the device multiplies
             them fast, else one in float32. Without it every pass over the centers centres them again, a chunk at a
             time. By default none is kept.
 
@@ -60,7 +60,7 @@ class CentredRows:
         self._kept: Tensor | None = None
         if self.bytes is None and 4 * size <= keep:
             self._kept = self._copy()
-        # of the centred rows; float64 since it is added to a product that nearly cancels it
+        # of the centered rows; float64 since it is added to a product that nearly cancels it
         self.norm_sq = torch.empty(self.count, dtype=torch.float64, device=self.data.device)
         for start, rows in self.chunks(self.data.device, torch.float32):
             self.norm_sq[start : start + len(rows)] = self._norm_sq(rows)
@@ -85,7 +85,7 @@ class CentredRows:
         return error
 
     def weighted_sum(self, weights: Tensor, columns: Tensor | None = None, *, way: Sum = FLOATING) -> Tensor:
-        """Sum the centred centers, Σ_j w_j (μ_j − middle), for weights [B, U] in their precision: float64 [B, d]."""
+        """Sum the centered centers, Σ_j w_j (μ_j − middle), for weights [B, U] in their precision: float64 [B, d]."""
         if way.digits:
             assert self.bytes is not None
             return self.bytes.weighted_sum(weights, columns, digits=way.digits)
@@ -107,7 +107,7 @@ class CentredRows:
     def chunks(
         self, device: torch.device, dtype: torch.dtype, columns: Tensor | None = None
     ) -> Iterator[tuple[int, Tensor]]:
-        """Centred rows in `dtype`, a chunk at a time: kept ones, or in a buffer that stays in the processor's cache."""
+        """Centered rows in `dtype`, a chunk at a time: kept ones, or a buffer that stays in the processor's cache."""
         count = self.count if columns is None else len(columns)
         kept = self._copy_for(device, dtype) if columns is None else None
         if kept is not None:
@@ -123,16 +123,16 @@ class CentredRows:
         for start in range(0, count, step):
             span = slice(start, start + step)
             rows = self.data[span if columns is None else columns[span].to(self.data.device)].to(device)
-            centred = buffer[: len(rows)]
+            centered = buffer[: len(rows)]
             if rows.dtype == torch.uint8 and dtype == torch.float32:
-                yield start, centred.copy_(rows).div_(255).sub_(middle)
+                yield start, centered.copy_(rows).div_(255).sub_(middle)
             elif rows.dtype == dtype:
-                yield start, torch.sub(rows, middle, out=centred)
+                yield start, torch.sub(rows, middle, out=centered)
             else:  # float64 has to see the float32 quotient that direct differences see
-                yield start, centred.copy_(decode(rows)).sub_(middle)
+                yield start, centered.copy_(decode(rows)).sub_(middle)
 
     def _copy(self) -> Tensor:
-        """All centred rows in float32."""
+        """All centered rows in float32."""
         copy = torch.empty(self.data.shape, dtype=torch.float32, device=self.data.device)
         for start, rows in self.chunks(self.data.device, torch.float32):
             copy[start : start + len(rows)] = rows

@@ -13,7 +13,7 @@ from smoothscore.errors import UserError
 from smoothscore.functional.rows import check_rows
 
 _MOST_PAIRS = 200  # per row: more say that the threshold is no threshold of duplicates
-_KEEP = 2**30  # bytes of a centred copy of the images that saves converting them for every block
+_KEEP = 2**30  # bytes of a centered copy of the images that saves converting them for every block
 
 
 class NearPairs(NamedTuple):

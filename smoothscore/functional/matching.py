@@ -13,7 +13,7 @@ from smoothscore.functional.rows import check_rows, check_same_shape, unique_row
 
 _SPARE = 8  # places beyond k, among which the nearest is settled
 _COARSE = 2e-3  # a squared distance whose relative error may exceed this is computed anew from differences
-_KEEP = 2**30  # bytes of a centred copy of the training images that saves converting them for every block
+_KEEP = 2**30  # bytes of a centered copy of the training images that saves converting them for every block
 _UNIT = 2.0**-24
 _SURE = 6  # n rounding errors add up to less than this times √n of them, with all but certainty (Higham & Mary 2019)
 
@@ -130,15 +130,15 @@ class Matcher:
         query = centers.query(samples)
         if centers.bytes is not None:
             return query, centers.screen(query)
-        device = query.centred.device
+        device = query.centered.device
         value = torch.empty(len(samples), centers.count, device=device)
         norm_sq = centers.norm_sq.float().to(device)
         with full_precision(device):
             for start, rows in centers.chunks(device, torch.float32):
                 span = slice(start, start + len(rows))
-                torch.addmm(norm_sq[span], query.centred, rows.T, alpha=-2, out=value[:, span])
+                torch.addmm(norm_sq[span], query.centered, rows.T, alpha=-2, out=value[:, span])
         norm, radius = query.offset.sqrt(), centers.radius
-        size = norm + radius + 2 * float(centers.middle.double().norm())  # of numbers before centring
+        size = norm + radius + 2 * float(centers.middle.double().norm())  # of numbers before centering
         slack = _UNIT * (_SURE * centers.dim**0.5 * (2 * norm + radius) * radius + 8 * size**2)
         return query._replace(slack=slack), value
 

@@ -23,7 +23,7 @@ def as_float(images: Tensor) -> Tensor:
 class Extractor(nn.Module, ABC):
     """A frozen map from images [B, C, H, W] in [0, 1] (or uint8 meaning value/255) to features float32 [B, F].
 
-    A subclass writes ``features(images)``; freezing, precision and normalisation are done here. It stays in
+    A subclass writes ``features(images)``; freezing, precision and normalization are done here. It stays in
     evaluation mode whatever module it is put into, and gives no gradient.
 
     Args:
@@ -173,7 +173,7 @@ def resized_rgb(images: Tensor, size: int) -> Tensor:
     """
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise UserError(
-            f"an ImageNet extractor takes images [B, 3, H, W] (or grey [B, 1, H, W]), not {list(images.shape)}: "
+            f"an ImageNet extractor takes images [B, 3, H, W] (or gray [B, 1, H, W]), not {list(images.shape)}: "
             "use the pixels, or an extractor of your own."
         )
     images = images.expand(-1, 3, -1, -1)

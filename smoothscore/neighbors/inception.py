@@ -45,10 +45,10 @@ class InceptionFeatures(Extractor):
         self.requires_grad_(False).eval()
 
     def features(self, images: Tensor) -> Tensor:
-        """Map images [B, 3, H, W] (or grey) in [0, 1], rounded to 8 bits, to features [B, 2048]."""
+        """Map images [B, 3, H, W] (or gray) in [0, 1], rounded to 8 bits, to features [B, 2048]."""
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise UserError(
-                f"InceptionFeatures takes images [B, 3, H, W] (or grey [B, 1, H, W]), not {list(images.shape)}."
+                f"InceptionFeatures takes images [B, 3, H, W] (or gray [B, 1, H, W]), not {list(images.shape)}."
             )
         x = (255 * images.expand(-1, 3, -1, -1)).round().clamp(0, 255)
         x = (resize_like_tensorflow(x, _SIZE) - 128) / 128

@@ -1,4 +1,4 @@
-"""Parts that networks are built of: initialisation, noise embedding, residual block, attention, resizing."""
+"""Parts that networks are built of: initialization, noise embedding, residual block, attention, resizing."""
 
 import math
 from typing import cast
@@ -25,7 +25,7 @@ def init_fan_avg_(layer: nn.Conv2d | nn.Linear, scale: float = 1.0) -> None:
     """Fill the weight uniformly with variance scale / ((fan_in + fan_out) / 2) and the bias with zeros.
 
     A scale of 0 becomes 1e-10: the output starts at zero for every practical purpose, yet each parameter
-    before it receives a gradient from the first step on. Source: arXiv 2011.13456 (DDPM initialisation).
+    before it receives a gradient from the first step on. Source: arXiv 2011.13456 (DDPM initialization).
     """
     nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(scale or 1e-10))
     if layer.bias is not None:
@@ -40,7 +40,7 @@ def conv(channels_in: int, channels_out: int, kernel: int = 3, *, stride: int = 
 
 
 def linear(features_in: int, features_out: int, *, scale: float = 1.0) -> nn.Linear:
-    """Linear layer initialised by fan average."""
+    """Linear layer initialized by fan average."""
     layer = nn.Linear(features_in, features_out)
     init_fan_avg_(layer, scale)
     return layer
@@ -92,7 +92,7 @@ class NoiseEmbedding(nn.Module):
     """Embedding of the noise level: sines and cosines of log σ, then a two-layer perceptron.
 
     e(σ) = silu(W₂ silu(W₁ [sin(ω log σ), cos(ω log σ)])), ω geometric from 1/8 to 16: seven decades of σ lie
-    within one period of the slowest wave, and neighbours in a schedule of 1000 levels still differ in the
+    within one period of the slowest wave, and neighbors in a schedule of 1000 levels still differ in the
     fastest. σ [B] (in the units of images in [0, 1]) -> [B, features].
     """
 

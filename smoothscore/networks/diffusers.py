@@ -50,7 +50,7 @@ class DiffusersUNet(nn.Module):
         self.conditioned = conditioned
         self.fourier = unet.config.time_embedding_type == "fourier"
         self.sized = pretrained is None or not self.fourier
-        self.centred = bool(unet.config.center_input_sample)
+        self.centered = bool(unet.config.center_input_sample)
         if not conditioned:
             unet.time_embedding.requires_grad_(False)
 
@@ -76,7 +76,7 @@ class DiffusersUNet(nn.Module):
         h = 2.0 * x - 1.0
         if self.sized:
             h = h * torch.rsqrt(h.square().mean(dim=(1, 2, 3), keepdim=True) + 0.25)
-        if self.centred:
+        if self.centered:
             h = (h + 1.0) / 2.0  # the model itself takes 2h − 1
         out = cast(Tensor, self.unet(h, levels if self.fourier else 250 * levels.log(), return_dict=False)[0])
         return -levels.view(-1, 1, 1, 1) * out if self.fourier else out

@@ -1,7 +1,7 @@
 """The nearest training image of points that move: the last full look bounds all distances until it no longer tells.
 
 A full look at M images costs 2Md products per point. A sampler asks again after a step that changes little but how
-much noise there is, so nearly all of x is known already: the centred x is a·b + V·y + ρ, with b the point of the last
+much noise there is, so nearly all of x is known already: the centered x is a·b + V·y + ρ, with b the point of the last
 full look, V the training images' leading principal directions and ρ what is left. Then, for every training image μ
 with ν = Vᵀμ and rest t = ‖μ − Vν‖,
 
@@ -26,14 +26,14 @@ _FEW = 8  # points with no more than that many keep their look when others take 
 
 
 class Basis(NamedTuple):
-    """The training images in few numbers, all centred."""
+    """The training images in few numbers, all centered."""
 
     directions: Tensor  # V [d, k] float64, orthonormal
     short: Tensor  # [M, k + 2] float32: ν, t and ‖μ‖²
 
 
 class Look(NamedTuple):
-    """A full look at all training images from points b, centred."""
+    """A full look at all training images from points b, centered."""
 
     point: Tensor  # b [B, d] float64
     across: Tensor  # b − V Vᵀ b, float64
@@ -176,10 +176,10 @@ def lower_bound(point: Tensor, look: Look, basis: Basis, radius: float) -> tuple
     """Bound ‖x − μ_j‖² − ‖x‖² from below for all images, from the last look.
 
     Args:
-        point: x, centred, float64 [B, d].
+        point: x, centered, float64 [B, d].
         look: from the same points, earlier.
         basis: of the images.
-        radius: the largest ‖μ_j‖, centred.
+        radius: the largest ‖μ_j‖, centered.
 
     Returns:
         bound [B, M] float32, and what it may be too high by, float64 [B].

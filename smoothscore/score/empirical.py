@@ -26,7 +26,7 @@ from smoothscore.score.radial import (
 from smoothscore.score.solver import Solver
 from smoothscore.score.weights import check_temperature, effective_number
 
-_KEEP = 7 * 2**27  # bytes of a centred copy, which saves conversion and memory traffic
+_KEEP = 7 * 2**27  # bytes of a centered copy, which saves conversion and memory traffic
 Measure = Callable[[Query, Group], tuple[Tensor, ...]]  # what is wanted of a group, each [b, ...]
 
 
@@ -55,7 +55,7 @@ class EmpiricalScore(ABC):
     the others ignore it, so that each of them is a sampler's `score(x, sigma)`.
 
     Args:
-        data: training images [M, *S], float, or uint8 meaning value/255; held by reference. A centred copy is
+        data: training images [M, *S], float, or uint8 meaning value/255; held by reference. A centered copy is
             kept beside it where it takes at most 896 MiB: of 8-bit images in bytes, where the processor multiplies them
             fast, else in float32.
         memory_budget: bytes of working memory beyond the data, its copy, x and the answer.

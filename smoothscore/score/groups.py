@@ -73,10 +73,10 @@ class Group(NamedTuple):
         """Mean of μ_j − x in proportion to scale [b, U]: products for far centers, differences for near; [b, d]."""
         row, column = self.near
         far = self.far(scale)
-        centred = query.point[self.rows] - centers.middle.to(scale.device)
+        centered = query.point[self.rows] - centers.middle.to(scale.device)
         far_sum = far.sum(1, dtype=torch.float64, keepdim=True)
         result = centers.weighted_sum(far, self.columns, way=way)
-        result -= far_sum * centred
+        result -= far_sum * centered
         step = max(1, centers.memory_budget // (24 * centers.dim))
         for r, c in zip(torch.split(row, step), torch.split(column, step), strict=True):
             difference = centers.differences(query, self.rows[r], self.center_of(c))

@@ -176,7 +176,7 @@ class _Operator:
 
     def __init__(self, centers: Centers, query: Query, group: Group, kappa: Tensor, temperature: Tensor) -> None:
         self.rows, self.kappa, self.centers, self.columns = group.rows, kappa, centers, group.columns
-        self.centred = query.point[group.rows] - centers.middle.to(kappa.device)
+        self.centered = query.point[group.rows] - centers.middle.to(kappa.device)
         self.mean = kappa * group.mean_shift(centers, query, group.share)  # ḡ, since κ v_j = w_j c_j
         contributed = kappa * group.share
         self.scale = torch.where(group.weights > 0, contributed**2 / group.weights, 0.0) / temperature  # w_j c_j²/T
@@ -186,14 +186,14 @@ class _Operator:
 
     def __call__(self, v: Tensor) -> Tensor:
         """Two products with the contenders, a chunk of them at a time."""
-        along = (self.centred * v).sum(1, keepdim=True)
+        along = (self.centered * v).sum(1, keepdim=True)
         result = -self.kappa * v - self.inverse_temperature * (self.mean * v).sum(1, keepdim=True) * self.mean
         start = 0
         for rows in self.held if self.held is not None else (rows for _, rows in self._chunks()):
             amount = self.scale[:, start : start + len(rows)] * torch.addmm(-along, v, rows.T)
-            result += amount @ rows - amount.sum(1, keepdim=True) * self.centred
+            result += amount @ rows - amount.sum(1, keepdim=True) * self.centered
             start += len(rows)
         return result
 
     def _chunks(self) -> Iterator[tuple[int, Tensor]]:
-        return self.centers.chunks(self.centred.device, torch.float64, self.columns)
+        return self.centers.chunks(self.centered.device, torch.float64, self.columns)

@@ -116,7 +116,7 @@ def test_an_array_job_is_named_by_its_task(tmp_path, slurm, monkeypatch):
     assert slurm.read_text() == "requeue 12_3\n"
 
 
-def test_a_cancelled_job_is_not_requeued(tmp_path, slurm):
+def test_a_canceled_job_is_not_requeued(tmp_path, slurm):
     with pytest.raises(SystemExit):
         fit(tmp_path, [Raise(signal.SIGTERM, 3), Interruption()])
     assert not slurm.exists()

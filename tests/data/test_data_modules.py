@@ -58,8 +58,8 @@ def test_folder_reads_classes_in_sorted_order(folder, emoji):
 def test_every_mode_becomes_rgb(tmp_path, emoji, mode):
     image = Image.fromarray(emoji[3].permute(1, 2, 0).numpy())
     if mode == "I;16":
-        grey = np.array(image.convert("L")).astype(np.uint16) * 257
-        Image.fromarray(grey).save(tmp_path / "x.png")
+        gray = np.array(image.convert("L")).astype(np.uint16) * 257
+        Image.fromarray(gray).save(tmp_path / "x.png")
         expected = torch.from_numpy(np.array(image.convert("L"))).expand(3, 32, 32)
     else:
         suffix = "tif" if mode == "CMYK" else "png"

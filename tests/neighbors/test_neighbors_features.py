@@ -60,8 +60,8 @@ def test_lite0_knows_a_moved_image_better_than_pixels_do(lite0, emoji):
 
 
 def test_grey_images_serve_and_others_are_refused(lite0):
-    grey = torch.rand(2, 1, 32, 32)
-    torch.testing.assert_close(lite0(grey), lite0(grey.expand(-1, 3, -1, -1)))
+    gray = torch.rand(2, 1, 32, 32)
+    torch.testing.assert_close(lite0(gray), lite0(gray.expand(-1, 3, -1, -1)))
     with pytest.raises(UserError, match=r"\[2, 4, 8, 8\]"):
         lite0(torch.rand(2, 4, 8, 8))
 
