@@ -58,10 +58,8 @@ def smoothed_target(
     sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1).expand(batch)
     distance_sq = _distances_sq(flat_x, flat_centers)
     weights = optimal_weights(distance_sq, dim, _temperature(temperature, distance_sq, dim, sigma, mask), mask)
-    if scale == "optimal":
-        coefficient = torch.where(distance_sq > 0, weights * dim / distance_sq, 0.0)
-    else:
-        coefficient = weights / sigma[:, None].double() ** 2
+    variance = distance_sq / dim if scale == "optimal" else sigma[:, None].double() ** 2
+    coefficient = torch.where(distance_sq > 0, weights / variance, 0.0)
     return _weighted_differences(flat_x, flat_centers, coefficient, distance_sq.argmin(1)).view_as(x)
 
 

@@ -134,10 +134,12 @@ def fresh_p_values(splits: int) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("splits", [150, pytest.param(3000, marks=pytest.mark.slow)])
 def test_p_values_of_fresh_images_are_uniform(splits):
     generator = torch.Generator().manual_seed(2)
-    for p, step in zip(fresh_p_values(splits), (1 / 61, 1 / 200, 1 / 200), strict=True):
+    # The model's test has few possible outcomes, so that its p-values may be too large, and must not be too small.
+    kinds = ((1 / 61, "two-sided"), (1 / 200, "greater"), (1 / 200, "two-sided"))
+    for p, (step, alternative) in zip(fresh_p_values(splits), kinds, strict=True):
         jittered = p.double() - step * torch.rand(len(p), generator=generator)  # p-values lie on a grid
-        assert stats.kstest(jittered.numpy(), "uniform").pvalue > 0.01
-        assert float((p <= 0.05).double().mean()) <= 0.05 + 3 * (0.05 / splits) ** 0.5
+        assert stats.kstest(jittered.numpy(), "uniform", alternative=alternative).pvalue > 0.01
+        assert abs(float((p <= 0.05).double().mean()) - 0.04) <= 0.01 + 3 * (0.05 / splits) ** 0.5
 
 
 def test_p_values_hold_at_every_density():
