@@ -51,7 +51,7 @@ $(STUDY)/%/finished:
 test: setup  ## run the tests
 	$(BIN)/pytest
 
-test-long: setup  ## run the tests in their full form, and count what was survived in docs/results/robustness.md
+test-long: setup  ## run the tests in their full form (half an hour), and count what was survived in docs/results/robustness.md
 	rm -f docs/results/robustness.json
 	$(BIN)/pytest tests -m 'slow or not slow' --tally docs/results/robustness.md
 
