@@ -266,3 +266,13 @@ def test_version():
     code = [sys.executable, "-m", "smoothscore", "--version"]
     done = subprocess.run(code, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("smoothscore ")
+
+
+@pytest.mark.parametrize("command", [["compare"], ["dedup"], ["extract"], ["analyze", "budget"]])
+def test_help_names_the_extractors_and_not_every_module_there_is(command, capsys):
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    known = text.partition("known subclasses: smoothscore.neighbors.")[2].partition(")")[0]
+    assert known.endswith("smoothscore.neighbors.InceptionFeatures, and any torch.nn.Module")
+    assert "torch.nn.modules" not in text
